@@ -1,0 +1,1 @@
+"""Networks over endless streams in bounded memory. Knows nothing of files."""

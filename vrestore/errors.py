@@ -1,0 +1,49 @@
+"""What can go wrong, and the exit code of each.
+
+::
+
+    VrestoreError              1   some files failed
+    ├── UsageError             2   the command contradicts itself
+    ├── InputError             3   the film cannot be read, or not whole
+    ├── ModelError             4   unknown model, wrong or missing weights
+    ├── OutOfMemory            5   nothing smaller is left to try
+    └── OutputError            6   no space, not writable, exists already, or not verified
+
+A message says what, where (file, stream, frame, time), and what to do.
+"""
+
+
+class VrestoreError(Exception):
+    """Base of every error that a user can cause or mend; ``exit_code`` is the process's."""
+
+    exit_code = 1
+
+
+class UsageError(VrestoreError):
+    """The command or the options contradict themselves or name something unknown."""
+
+    exit_code = 2
+
+
+class InputError(VrestoreError):
+    """The input is missing, holds no video, or breaks off."""
+
+    exit_code = 3
+
+
+class ModelError(VrestoreError):
+    """A model name, a checkpoint or its contents are wrong."""
+
+    exit_code = 4
+
+
+class OutOfMemory(VrestoreError):
+    """The frames do not fit the device's memory."""
+
+    exit_code = 5
+
+
+class OutputError(VrestoreError):
+    """The output cannot be written or did not turn out as it must."""
+
+    exit_code = 6

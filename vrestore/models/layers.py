@@ -1,0 +1,52 @@
+"""Layers that several of the field's networks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlockNoBN(nn.Module):
+    """Convolution, ReLU, convolution, plus the input (EDSR, arXiv 1707.02921, fig. 2c)."""
+
+    def __init__(self, num_feat: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, C, H, W)``."""
+        out: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True))
+        return out + x
+
+
+class ConvResidualBlocks(nn.Module):
+    """A convolution to ``num_out_ch`` channels, then residual blocks: a propagation trunk."""
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, num_block: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(num_in_ch, num_out_ch, 3, 1, 1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Sequential(*(ResidualBlockNoBN(num_out_ch) for _ in range(num_block))),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``."""
+        out: Tensor = self.main(x)
+        return out
+
+
+def warp(x: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
+    """Sample ``x`` at each pixel's place plus its flow, bilinearly (BasicVSR, eq. 4).
+
+    ``x``: ``(N, C, H, W)``; ``flow``: ``(N, 2, H, W)`` in pixels, channel 0 = x. Coordinates are
+    float32 whatever the type of ``x``: half precision holds no sub-pixel beyond column 1024.
+    """
+    n, _, h, w = x.shape
+    across = torch.arange(w, dtype=torch.float32, device=x.device) + flow[:, 0].float()
+    down = torch.arange(h, dtype=torch.float32, device=x.device)[:, None] + flow[:, 1].float()
+    grid = torch.stack((across * (2 / max(w - 1, 1)) - 1, down * (2 / max(h - 1, 1)) - 1), 3)
+    sampled = F.grid_sample(x.float(), grid, padding_mode=padding_mode, align_corners=True)
+    return sampled.to(x.dtype)

@@ -1,0 +1,1 @@
+"""Files to frames and back. Knows nothing of networks."""
