@@ -1,0 +1,195 @@
+"""Training samples: crops of real clips, and photographs moved by a synthetic camera.
+
+Every batch is a pure function of (seed, step), so that a run resumed at any step sees what it
+would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from vrestore.errors import InputError
+from vrestore.models.resize import imresize
+from vrestore.train.config import TrainConfig
+
+SCALE = 4
+HALO_PX = 16  # high-resolution margin around a synthetic patch: two reaches of the x1/4 kernel
+
+
+def read_frames(path: Path) -> Tensor:
+    """A whole short clip or a photograph as RGB: ``(T, 3, H, W)`` uint8, sides multiples of 4.
+
+    Through PyAV; where it is not installed (a bare GPU machine), through decord or OpenCV.
+    """
+    try:
+        import av
+
+        with av.open(str(path)) as container:
+            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        array = np.stack(frames)
+    except ModuleNotFoundError:
+        if path.suffix == ".mp4":
+            import decord
+
+            array = decord.VideoReader(str(path))[:].asnumpy()
+        else:
+            import cv2
+
+            array = cv2.imread(str(path))[None, ..., ::-1]
+    h, w = (side // SCALE * SCALE for side in array.shape[1:3])
+    return torch.from_numpy(np.ascontiguousarray(array[:, :h, :w].transpose(0, 3, 1, 2)))
+
+
+def shrink(frames: Tensor) -> Tensor:
+    """The field's BI input: MATLAB bicubic by 1/4, rounded to 8 bit; uint8 in and out."""
+    return imresize(frames.float(), 1 / SCALE).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a run learns from, decoded once: clips with their LR, photographs; uint8."""
+
+    clips: tuple[tuple[Tensor, Tensor], ...]
+    photos: tuple[Tensor, ...]
+
+    @staticmethod
+    def load(folder: Path) -> Material:
+        """Read ``folder/clips/*`` and ``folder/photos/*``; InputError where there are no clips."""
+        clips = [read_frames(p) for p in sorted((folder / "clips").glob("*.mp4"))]
+        if not clips:
+            raise InputError(f"{folder}: holds no clips/*.mp4; name the training folder in [data]")
+        photos = [read_frames(p)[0] for p in sorted((folder / "photos").glob("*.*"))]
+        return Material(tuple((hr, shrink(hr)) for hr in clips), tuple(photos))
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Item ``step`` is the batch of that step: LR ``(N, T, 3, p, p)``, HR x4; uint8."""
+
+    def __init__(self, config: TrainConfig, material: Material) -> None:
+        self.config = config
+        self.material = material
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.config.seed, step))
+        stage = self.config.stage_at(step)
+        samples = []
+        for _ in range(stage.batch):
+            if self.material.photos and rng.random() < self.config.data.photo_share:
+                lq, gt, _ = moved_photo(rng, self.material, stage.frames, stage.patch)
+            else:
+                lq, gt = clip_patch(rng, self.material, stage.frames, stage.patch)
+            samples.append(augment(rng, lq, gt))
+        return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
+
+
+class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
+    """Item ``step``: LR frame pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN."""
+
+    def __init__(self, config: TrainConfig, material: Material) -> None:
+        self.config = config
+        self.material = material
+
+    def __len__(self) -> int:
+        return self.config.flow.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.config.seed, 1, step))
+        patch = self.config.flow.patch
+        pairs, flows = [], []
+        for i in range(self.config.flow.batch):
+            if self.material.photos and i % 2 == 0:
+                lq, _, flow = moved_photo(rng, self.material, 2, patch)
+            else:
+                lq, _ = clip_patch(rng, self.material, 2, patch)
+                flow = torch.full((2, patch, patch), math.nan)
+            pairs.append(lq)
+            flows.append(flow)
+        return torch.stack(pairs), torch.stack(flows)
+
+
+def clip_patch(
+    rng: np.random.Generator, material: Material, frames: int, patch: int
+) -> tuple[Tensor, Tensor]:
+    """Aligned crops of one clip: LR ``(T, 3, p, p)`` and HR; of some places the most detailed."""
+    fitting = [c for c in material.clips if c[0].shape[0] >= frames and min(c[1].shape[2:]) >= patch]
+    hr, lr = fitting[rng.integers(len(fitting))]
+    stride = 2 if rng.random() < 0.1 and hr.shape[0] > 2 * frames else 1
+    t = int(rng.integers(hr.shape[0] - (frames - 1) * stride))
+    h, w = lr.shape[2:]
+    places = [(int(rng.integers(h - patch + 1)), int(rng.integers(w - patch + 1))) for _ in range(3)]
+    if rng.random() < 0.6:
+        detail = []
+        for y, x in places:
+            grey = lr[t, 1, y : y + patch, x : x + patch].float()
+            detail.append(float(grey.diff(dim=0).abs().mean() + grey.diff(dim=1).abs().mean()))
+        places[0] = places[int(np.argmax(detail))]
+    y, x = places[0]
+    times = slice(t, t + (frames - 1) * stride + 1, stride)
+    big = [slice(v * SCALE, (v + patch) * SCALE) for v in (y, x)]
+    return lr[times, :, y : y + patch, x : x + patch], hr[times, :, big[0], big[1]]
+
+
+def moved_photo(
+    rng: np.random.Generator, material: Material, frames: int, patch: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A photograph seen by a camera that shifts, turns and zooms.
+
+    LR ``(T, 3, p, p)``, HR, and the exact LR flow from frame 0 to frame 1 ``(2, p, p)`` in pixels.
+    """
+    photo = material.photos[rng.integers(len(material.photos))]
+    size = patch * SCALE + 2 * HALO_PX
+    speed = 40.0 if rng.random() < 0.15 else float(rng.choice([0.5, 3.0, 8.0]))  # HR px a frame
+    velocity = rng.normal(0, speed / 1.5, 2)
+    turn = rng.normal(0, 0.004 if rng.random() < 0.7 else 0.02)  # radians a frame
+    growth = rng.normal(0, 0.004 if rng.random() < 0.7 else 0.02)  # log of zoom a frame
+    shake = rng.normal(0, 0.3 * min(speed, 3.0), (frames, 2))
+    angle0, zoom0 = rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2)
+    h, w = photo.shape[1:]
+    centre = np.array([rng.uniform(0.25, 0.75) * w, rng.uniform(0.25, 0.75) * h])
+    cameras = []
+    for t in range(frames):
+        k = t - (frames - 1) / 2
+        angle, zoom = angle0 + turn * k, math.exp(zoom0 + growth * k)
+        c, s = zoom * math.cos(angle), zoom * math.sin(angle)
+        place = centre + velocity * k + shake[t]
+        cameras.append(np.array([[c, -s, place[0]], [s, c, place[1]], [0, 0, 1]]))
+    steps = np.arange(size) - (size - 1) / 2
+    x, y = np.meshgrid(steps, steps)
+    points = np.stack((x.ravel(), y.ravel(), np.ones(x.size)))
+    grids = [((m @ points)[:2].T.reshape(size, size, 2)) for m in cameras]
+    grid = torch.from_numpy(np.stack(grids)).float()
+    grid = (grid + 0.5) * (2 / torch.tensor([w, h])) - 1
+    seen = F.grid_sample(
+        photo.float().expand(frames, -1, -1, -1),
+        grid,
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    seen = seen.round().clamp(0, 255).to(torch.uint8)
+    halo = HALO_PX // SCALE
+    lq = shrink(seen)[..., halo:-halo, halo:-halo]
+    gt = seen[..., HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
+    steps = np.arange(patch) - (patch - 1) / 2
+    x, y = np.meshgrid(steps, steps)
+    here = np.stack((x.ravel() * SCALE, y.ravel() * SCALE, np.ones(x.size)))
+    there = (np.linalg.inv(cameras[min(1, frames - 1)]) @ cameras[0] @ here)[:2] - here[:2]
+    return lq, gt, torch.from_numpy(there.reshape(2, patch, patch) / SCALE).float()
+
+
+def augment(rng: np.random.Generator, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+    """The eight flips and turns, and time run backwards; the same for both."""
+    dims = [dim for dim in (-1, -2, 0) if rng.random() < 0.5]
+    lq, gt = lq.flip(dims), gt.flip(dims)
+    return (lq.mT, gt.mT) if rng.random() < 0.5 else (lq, gt)
