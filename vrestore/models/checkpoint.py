@@ -1,0 +1,265 @@
+"""A file on disk -> architecture, sizes, weights: the layouts of the field, read safely.
+
+A file is unwrapped (containers and prefixes), its keys are brought to BasicSR's names, the network
+is recognised by them, its sizes are read off the shapes, and then every key must fit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from vrestore.errors import ModelError, OutputError
+from vrestore.models.basicvsr import BasicVSR
+from vrestore.models.spynet import SPyNet
+from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork
+
+State = dict[str, Tensor]
+
+# BasicSR, BasicSR, mmediting and mmagic; averaged weights are what their authors test with.
+_CONTAINERS = ("params_ema", "params", "state_dict")
+_OWNERS = ("generator_ema.", "generator.")
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel, torch.compile
+_COUNTERS = {"step_counter", "steps"}  # training state that mmediting and mmengine save as buffers
+
+# mmagic -> BasicSR. mmagic counts the convolutions, BasicSR the activations between them as well.
+_RENAMES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (
+        re.compile(r"(basic_module\.\d+\.basic_module)\.(\d+)\.conv\."),
+        lambda found: f"{found[1]}.{2 * int(found[2])}.",
+    ),
+    (re.compile(r"\b(backward|forward)_resblocks\."), r"\1_trunk."),
+    (re.compile(r"\bupsample([12])\.upsample_conv\."), r"upconv\1."),
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a checkpoint of one network is known, and what its shapes say; BasicSR's names."""
+
+    build: type[nn.Module]
+    parts: frozenset[str]  # the first word of the keys that every such file has
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The class's name."""
+        return self.build.__name__
+
+
+def _basicvsr(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "num_feat": _size(state, "fusion.weight", 0),
+        "num_block": _count(state, r"backward_trunk\.main\.2\.(\d+)\."),
+        "num_tail_feat": _size(state, "conv_hr.weight", 0),
+        **{f"spynet_{name}": value for name, value in _spynet(state, "spynet.").items()},
+    }
+
+
+def _spynet(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
+    level = f"{prefix}basic_module.0.basic_module"
+    convolutions = _count(state, re.escape(level) + r"\.(\d+)\.weight")
+    kernel = _size(state, f"{level}.0.weight", 3)
+    if kernel % 2 == 0:
+        raise ValueError(f"{level}.0.weight, whose kernel of {kernel} is even")
+    return {
+        "levels": _count(state, re.escape(prefix) + r"basic_module\.(\d+)\."),
+        "kernel": kernel,
+        "widths": tuple(_size(state, f"{level}.{2 * i}.weight", 0) for i in range(convolutions - 1)),
+    }
+
+
+_VSR_TAIL = ("fusion", "upconv1", "upconv2", "conv_hr", "conv_last")
+
+ARCHITECTURES = (
+    Architecture(
+        BasicVSR, frozenset({"spynet", "backward_trunk", "forward_trunk", *_VSR_TAIL}), _basicvsr
+    ),
+    Architecture(SPyNet, frozenset({"basic_module"}), _spynet),
+)
+
+
+def load_network(path: str | Path) -> Network:
+    """The restoring network in a checkpoint: eval mode, float32, CPU, no gradients.
+
+    Raises ``ModelError`` for a file that is missing, damaged, unknown, incomplete, not finite, or
+    that asks for code to be run.
+    """
+    net = load_module(path)
+    if not isinstance(net, FrameNetwork | RecurrentNetwork):
+        raise ModelError(
+            f"{path}: holds a {type(net).__name__} alone, which is a part of restoring networks "
+            "and restores nothing by itself; give the checkpoint of a whole network"
+        )
+    return net
+
+
+def load_module(path: str | Path) -> nn.Module:
+    """As ``load_network``, for any known architecture: also a flow network alone."""
+    path = Path(path)
+    state = _basicsr_names(_unwrapped(_read(path), path), path)
+    architecture = _recognised(state, path)
+    try:
+        arguments = architecture.arguments(state)
+        with torch.device("meta"):  # no time and no random numbers spent on initial values
+            net = architecture.build(**arguments)
+    except (LookupError, ArithmeticError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{path}: looks like {architecture.name}, but its sizes cannot be read off "
+            f"{error.args[0] if error.args else error}; the file is damaged or of another network"
+        ) from error
+    sizes = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    state = _fitted(state, net.state_dict(), f"{path}: does not fit {architecture.name}({sizes})")
+    net.load_state_dict(_float32(state, path), assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def save_network(net: nn.Module, path: str | Path, metadata: dict[str, str]) -> None:
+    """Write the weights as safetensors with ``metadata`` in the header; complete or not at all."""
+    path = Path(path)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: the weights cannot be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> object:
+    """What the file holds. Only tensors and plain containers are ever built from a pickle."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{path}: the checkpoint cannot be opened: {error.strerror}") from error
+    except Exception as error:  # the readers raise a dozen kinds on bytes that are not theirs
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign:
+            raise ModelError(
+                f"{path}: refused, because it asks for {foreign[1]} to be called and not only for "
+                "weights to be read; save its state dict alone, from where you trust it"
+            ) from error
+        detail = ""
+        if isinstance(error, RuntimeError | safetensors.SafetensorError):
+            detail = f" ({str(error).splitlines()[0][:120]})"
+        raise ModelError(
+            f"{path}: not a checkpoint, or a damaged one{detail}; .pth and .safetensors files "
+            "with a state dict can be read. Fetch it anew and compare its size or sha256"
+        ) from error
+
+
+def _unwrapped(content: object, path: Path) -> State:
+    """The network's own tensors, out of their container and without prefixes."""
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), dict))
+    held: dict[Any, Any] = next(inner, content)
+    state = {_WRAPPERS.sub("", str(k)): v for k, v in held.items() if isinstance(v, Tensor)}
+    for owner in _OWNERS:
+        owned = {k.removeprefix(owner): v for k, v in state.items() if k.startswith(owner)}
+        if owned:
+            state = {_WRAPPERS.sub("", key): value for key, value in owned.items()}
+            break
+    state = {key: value for key, value in state.items() if key not in _COUNTERS}
+    if not state:
+        raise ModelError(f"{path}: holds no weights; at its top are {_first(held, 5) or 'no keys'}")
+    return state
+
+
+def _basicsr_names(state: State, path: Path) -> State:
+    renamed: State = {}
+    for key, value in state.items():
+        name = key
+        for pattern, replacement in _RENAMES:
+            name = pattern.sub(replacement, name)
+        if name in renamed:
+            raise ModelError(f"{path}: holds {name} twice, in two naming layouts")
+        renamed[name] = value
+    return renamed
+
+
+def _recognised(state: State, path: Path) -> Architecture:
+    """The largest known architecture all of whose parts the file has."""
+    parts = {key.partition(".")[0] for key in state}
+    known = [entry for entry in ARCHITECTURES if entry.parts <= parts]
+    if known:
+        return max(known, key=lambda entry: len(entry.parts))
+    nearest = max(ARCHITECTURES, key=lambda a: len(a.parts & parts) / len(a.parts | parts))
+    if nearest.parts & parts:
+        hint = f"the nearest, {nearest.name}, has {_first(sorted(nearest.parts - parts), 4)} as well"
+    else:
+        hint = f"known are {', '.join(entry.name for entry in ARCHITECTURES)}"
+    raise ModelError(
+        f"{path}: no known architecture; its {len(state)} keys begin {_first(state, 3)}; {hint}"
+    )
+
+
+def _fitted(state: State, expected: Mapping[str, Tensor], trouble: str) -> State:
+    """``state`` with exactly the expected keys and shapes, or an error that says what is wrong."""
+    # SPyNet files hold no mean and std: both projects register them after loading.
+    constants = SPyNet(levels=0).state_dict()
+    for key in expected.keys() - state.keys():
+        if key.rpartition(".")[2] in constants:
+            state = {**state, key: constants[key.rpartition(".")[2]]}
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
+    faults = [
+        f"{len(keys)} {word} (first: {keys[0]})"
+        for word, keys in (("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
+    if wrong:
+        found, wanted = tuple(state[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        faults.append(f"{len(wrong)} of wrong shape (first: {wrong[0]} is {found}, not {wanted})")
+    if faults:
+        raise ModelError(f"{trouble}: {', '.join(faults)}; the file is of another network or cut")
+    return state
+
+
+def _float32(state: State, path: Path) -> State:
+    """Copies of their own, so that nothing shares memory with the file or with each other."""
+    out: State = {}
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
+            raise ModelError(f"{path}: {key} is {value.dtype}, {value.layout}, not plain floats")
+        tensor = value.detach().to(
+            torch.float32, copy=True, memory_format=torch.contiguous_format
+        )
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"{path}: {key} holds values that are not finite; its training diverged or the "
+                "file is damaged"
+            )
+        out[key] = tensor
+    return out
+
+
+def _size(state: Mapping[str, Tensor], key: str, axis: int) -> int:
+    if key not in state or state[key].dim() <= axis:
+        raise LookupError(key)
+    return state[key].shape[axis]
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers the pattern's group takes at the start of the keys."""
+    found = (re.match(pattern, key) for key in state)
+    return len({match[1] for match in found if match})
+
+
+def _first(keys: Any, number: int) -> str:
+    return ", ".join(str(key)[:80] for key in list(keys)[:number])
