@@ -1,4 +1,4 @@
-"""Train a network: ``python tools/train.py configs/train/basicvsr_compact.toml --run runs/compact``."""
+"""Train a network: ``python tools/train.py configs/train/basicvsr_compact.toml --folder runs/compact``."""
 
 import argparse
 import logging
@@ -15,13 +15,13 @@ def main() -> None:
     """Flags in, one call out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="a TOML of configs/train")
-    parser.add_argument("--run", type=Path, required=True, help="folder of state and log; resumed")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of state and log; resumed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after this long")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop_after_s = args.minutes * 60 if args.minutes else None
-    train(read_toml(args.config, TrainConfig), args.run, torch.device(args.device), stop_after_s)
+    train(read_toml(args.config, TrainConfig), args.folder, torch.device(args.device), stop_after_s)
 
 
 if __name__ == "__main__":

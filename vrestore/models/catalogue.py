@@ -92,11 +92,9 @@ def find(name: str) -> Entry:
     if name in names:
         return CATALOGUE[names.index(name)]
     near = difflib.get_close_matches(name.lower(), names, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise ModelError(
         f"{name}: no model of that name and no checkpoint file{hint} Known: {', '.join(names)}"
-        if near
-        else f"{name}: no model of that name and no checkpoint file. Known: {', '.join(names)}"
     )
 
 

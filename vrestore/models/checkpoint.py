@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,14 @@ def _basicvsr(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _spynet(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
     level = f"{prefix}basic_module.0.basic_module"
     convolutions = _count(state, re.escape(level) + r"\.(\d+)\.weight")
+    outputs = [f"{level}.{2 * i}.weight" for i in range(convolutions)]
     kernel = _size(state, f"{level}.0.weight", 3)
     if kernel % 2 == 0:
         raise ValueError(f"{level}.0.weight, whose kernel of {kernel} is even")
     return {
         "levels": _count(state, re.escape(prefix) + r"basic_module\.(\d+)\."),
         "kernel": kernel,
-        "widths": tuple(_size(state, f"{level}.{2 * i}.weight", 0) for i in range(convolutions - 1)),
+        "widths": tuple(_size(state, key, 0) for key in outputs[:-1]),
     }
 
 
@@ -141,11 +142,12 @@ def _read(path: Path) -> object:
     try:
         with path.open("rb") as file:
             head = file.read(9)
+    except OSError as error:
+        raise ModelError(f"{path}: the checkpoint cannot be opened: {error.strerror}") from error
+    try:
         if head[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{path}: the checkpoint cannot be opened: {error.strerror}") from error
     except Exception as error:  # the readers raise a dozen kinds on bytes that are not theirs
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign:
@@ -200,7 +202,8 @@ def _recognised(state: State, path: Path) -> Architecture:
         return max(known, key=lambda entry: len(entry.parts))
     nearest = max(ARCHITECTURES, key=lambda a: len(a.parts & parts) / len(a.parts | parts))
     if nearest.parts & parts:
-        hint = f"the nearest, {nearest.name}, has {_first(sorted(nearest.parts - parts), 4)} as well"
+        lacking = _first(sorted(nearest.parts - parts), 4)
+        hint = f"the nearest known one, {nearest.name}, has {lacking} as well"
     else:
         hint = f"known are {', '.join(entry.name for entry in ARCHITECTURES)}"
     raise ModelError(
@@ -237,9 +240,7 @@ def _float32(state: State, path: Path) -> State:
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
             raise ModelError(f"{path}: {key} is {value.dtype}, {value.layout}, not plain floats")
-        tensor = value.detach().to(
-            torch.float32, copy=True, memory_format=torch.contiguous_format
-        )
+        tensor = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not tensor.isfinite().all():
             raise ModelError(
                 f"{path}: {key} holds values that are not finite; its training diverged or the "
@@ -261,5 +262,5 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for match in found if match})
 
 
-def _first(keys: Any, number: int) -> str:
+def _first(keys: Iterable[object], number: int) -> str:
     return ", ".join(str(key)[:80] for key in list(keys)[:number])

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from vrestore.errors import InputError
 from vrestore.models.resize import imresize
 from vrestore.train.config import TrainConfig
+from vrestore.train.share import ALONE, Share
 
 SCALE = 4
 HALO_PX = 16  # high-resolution margin around a synthetic patch: two reaches of the x1/4 kernel
@@ -71,20 +72,24 @@ class Material:
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step`` is the batch of that step: LR ``(N, T, 3, p, p)``, HR x4; uint8."""
+    """Item ``step`` is this process's share of that step's batch: LR ``(n, T, 3, p, p)``, HR x4.
 
-    def __init__(self, config: TrainConfig, material: Material) -> None:
+    uint8. Sample i of the whole batch is the same whoever makes it.
+    """
+
+    def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
         self.config = config
         self.material = material
+        self.share = share
 
     def __len__(self) -> int:
         return self.config.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.config.seed, step))
         stage = self.config.stage_at(step)
         samples = []
-        for _ in range(stage.batch):
+        for i in range(self.share.rank, stage.batch, self.share.world):
+            rng = np.random.default_rng((self.config.seed, 0, step, i))
             if self.material.photos and rng.random() < self.config.data.photo_share:
                 lq, gt, _ = moved_photo(rng, self.material, stage.frames, stage.patch)
             else:
@@ -96,18 +101,21 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
     """Item ``step``: LR frame pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN."""
 
-    def __init__(self, config: TrainConfig, material: Material) -> None:
+    def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
         self.config = config
         self.material = material
+        self.share = share
 
     def __len__(self) -> int:
         return self.config.flow.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.config.seed, 1, step))
         patch = self.config.flow.patch
         pairs, flows = [], []
         for i in range(self.config.flow.batch):
+            if i // 2 % self.share.world != self.share.rank:  # each its photographs and its clips
+                continue
+            rng = np.random.default_rng((self.config.seed, 1, step, i))
             if self.material.photos and i % 2 == 0:
                 lq, _, flow = moved_photo(rng, self.material, 2, patch)
             else:

@@ -21,6 +21,7 @@ from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.train.config import TrainConfig
 from vrestore.train.data import Batches, FlowPairs, Material, read_frames, shrink
 from vrestore.train.losses import charbonnier, end_point_error, photometric
+from vrestore.train.share import ALONE, Share
 
 log = logging.getLogger("vrestore.train")
 
@@ -31,6 +32,9 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     ``run/state.pt`` holds all that a later call needs to go on as if never stopped;
     ``run/log.csv`` one row per ``log_every`` steps.
     """
+    share = Share.join()
+    for stage in config.stage:
+        share.check(stage.batch)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.txt").write_text(str(config) + "\n", "utf-8")
     started = time.monotonic()
@@ -39,13 +43,13 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     initialise(net)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     material = Material.load(config.data.folder)
-    validation = load_validation(config.data.validation)
+    validation = load_validation(config.data.validation) if share.rank == 0 else {}
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
 
     state_file = run / "state.pt"
     state = torch.load(state_file, map_location=device, weights_only=True) if state_file.exists() else None
     if state is None:
-        warm_up_flow(net.spynet, config, material, device)
+        warm_up_flow(net.spynet, config, material, device, share)
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = build_optimiser(net, config)
     step = 0
@@ -58,7 +62,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
 
     losses: list[float] = []
     tick = time.monotonic()
-    for lq, gt in batches(Batches(config, material), step, config):
+    for lq, gt in batches(Batches(config, material, share), step, config):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         output = net(lq.to(device).float() / 255)
@@ -68,14 +72,20 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; see {run}/bad_batch.pt")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        share.average_gradients(net.parameters())
         norm = nn.utils.clip_grad_norm_(net.parameters(), config.optimiser.clip)
         optimiser.step()
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
-        losses.append(loss.item())
+        losses.append(share.average(loss.item(), device))
 
-        out_of_time = stop_after_s is not None and time.monotonic() - started > stop_after_s
+        late = stop_after_s is not None and time.monotonic() - started > stop_after_s
+        out_of_time = share.anyone(late, device)
         last = step == config.steps or out_of_time
+        if share.rank > 0:
+            if out_of_time:
+                return
+            continue
         gains: dict[str, float] = {}
         if step % config.validate_every == 0 or last:
             gains = validate(ema, validation, device)
@@ -138,10 +148,16 @@ def update_average(ema: nn.Module, net: nn.Module, decay: float) -> None:
         average.lerp_(value, 1 - decay)
 
 
-def warm_up_flow(spynet: nn.Module, config: TrainConfig, material: Material, device: torch.device) -> None:
+def warm_up_flow(
+    spynet: nn.Module,
+    config: TrainConfig,
+    material: Material,
+    device: torch.device,
+    share: Share = ALONE,
+) -> None:
     """Teach the flow network motion before it has to serve: no foreign flow weights are needed."""
     optimiser = torch.optim.Adam(spynet.parameters(), config.flow.rate)
-    for step, (pairs, truth) in enumerate(batches(FlowPairs(config, material), 0, config)):
+    for step, (pairs, truth) in enumerate(batches(FlowPairs(config, material, share), 0, config)):
         for group in optimiser.param_groups:
             group["lr"] = config.flow.rate * 0.5 * (1 + math.cos(math.pi * step / config.flow.steps))
         ref, supp = (pairs.to(device).float() / 255).unbind(1)
@@ -151,6 +167,7 @@ def warm_up_flow(spynet: nn.Module, config: TrainConfig, material: Material, dev
         seen = photometric(pyramid[-1][~known], ref[~known], supp[~known])
         optimiser.zero_grad(set_to_none=True)
         (exact + 10 * seen).backward()  # type: ignore[no-untyped-call]
+        share.average_gradients(spynet.parameters())
         nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
         optimiser.step()
         if (step + 1) % config.log_every == 0:

@@ -1,7 +1,8 @@
 """Y'CbCr planes to R'G'B' tensors and back, on the tensors' own device.
 
-The arithmetic is additions and scalings only, never a matrix product or a convolution: TF32, autocast
-and the choice of a cuDNN kernel cannot reach it, so that 12-bit codes survive on every device.
+The arithmetic is additions and scalings only, never a matrix product or a convolution: TF32,
+autocast and the choice of a cuDNN kernel cannot reach it, so that 12-bit codes survive on every
+device.
 
 Chroma goes up by a cubic interpolation U at its true siting, and down by the least-squares inverse
 D of that U: of all chroma planes, D gives the one whose U comes nearest the picture. So D U = I,
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -30,8 +32,8 @@ _LUMA_WEIGHTS: Final = {
     "smpte240m": (0.212, 0.087),
     "bt2020nc": (0.2627, 0.0593),
 }
-# H.273, figure 10: where the first chroma sample lies in its group of luma samples, across and down;
-# 0 on the first of them, 1/2 amid the group, 1 on the last.
+# H.273, figure 10: where the first chroma sample lies in its group of luma samples, across and
+# down; 0 on the first of them, 1/2 amid the group, 1 on the last.
 _SITINGS: Final = {
     "left": (0.0, 0.5),
     "center": (0.5, 0.5),
@@ -42,6 +44,8 @@ _SITINGS: Final = {
 }
 # Taps of D below this are left out: 2**-20 of a 16-bit code range is a sixteenth of a code.
 _SMALLEST_TAP: Final = 2.0**-20
+# A filter: offsets from the sample in question, and their weights.
+_Taps = list[tuple[int, float]]
 
 
 class ColourConverter:
@@ -89,7 +93,7 @@ class ColourConverter:
         self._check([tuple(plane.shape) for plane in planes], "planes")
         values = [plane.to(self.device, torch.float32) for plane in planes]
         if self.pixel_format.family != "yuv":
-            channels = [value.sub_(self._black).div_(self._luma_codes) for value in _own(values)]
+            channels = [(value - self._black) / self._luma_codes for value in values]
             return torch.stack(channels * (3 // len(channels)))
         luma = (values[0] - self._black) / self._luma_codes
         chroma = (torch.stack(values[1:]) - self._neutral) / self._chroma_codes
@@ -162,17 +166,19 @@ class _ChromaAxis:
             return
         offset_halves = round(2 * site * (self.factor - 1))
         mirror = _Mirror(size, self.chroma_size, self.factor, offset_halves)
-        self._phases: Final = [
+        self._up_taps: Final = [
             _cubic_taps((2 * x - offset_halves) / (2 * self.factor)) for x in range(self.factor)
         ]
-        first, last = (pick(start for start, _ in self._phases) for pick in (min, max))
-        self._up_start: Final = first
+        self._up_reach: Final = _Reach.of(self._up_taps)
         self._up_index: Final = mirror.chroma_index(
-            range(first, last + self.chroma_size + 3), device
+            self._up_reach.positions(self.chroma_size, 1), device
         )
-        down_start, self._down_taps = _inverse_taps(self._phases)
-        reach = self.factor * (self.chroma_size - 1) + len(self._down_taps)
-        self._down_index: Final = mirror.luma_index(range(down_start, down_start + reach), device)
+        self._down_taps: Final = _inverse_taps(self._up_taps)
+        self._down_reach: Final = _Reach.of([self._down_taps])
+        self._down_index: Final = mirror.luma_index(
+            self._down_reach.positions(self.chroma_size, self.factor), device
+        )
+        self._refinements: Final = 12 if mirror.beyond_border else 0
 
     def up(self, chroma: Tensor) -> Tensor:
         """``(..., h, w)`` at chroma's size to ``(..., size, w)``."""
@@ -180,17 +186,51 @@ class _ChromaAxis:
             return chroma
         rows = chroma.index_select(-2, self._up_index)
         out = chroma.new_empty(*chroma.shape[:-2], self.chroma_size, self.factor, chroma.shape[-1])
-        for phase, (start, taps) in enumerate(self._phases):
-            shift = start - self._up_start
-            out[..., phase, :] = _weighted(rows, taps, shift, 1, self.chroma_size)
+        for phase, taps in enumerate(self._up_taps):
+            out[..., phase, :] = self._up_reach.weigh(rows, taps, self.chroma_size, 1)
         return out.flatten(-3, -2)[..., : self.size, :]
 
     def down(self, luma_sized: Tensor) -> Tensor:
         """``(..., size, w)`` to ``(..., h, w)`` at chroma's size."""
         if self.factor == 1:
             return luma_sized
+        chroma = self._down_once(luma_sized)
+        for _ in range(self._refinements):
+            chroma += self._down_once(luma_sized - self.up(chroma))
+        return chroma
+
+    def _down_once(self, luma_sized: Tensor) -> Tensor:
         rows = luma_sized.index_select(-2, self._down_index)
-        return _weighted(rows, self._down_taps, 0, self.factor, self.chroma_size)
+        return self._down_reach.weigh(rows, self._down_taps, self.chroma_size, self.factor)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """How far taps reach from the sample that they are for: ``first`` to ``last``."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, filters: Sequence[_Taps]) -> _Reach:
+        offsets = [offset for taps in filters for offset, _ in taps]
+        return cls(min(offsets), max(offsets))
+
+    def positions(self, count: int, step: int) -> range:
+        """All that ``count`` outputs, ``step`` apart, look at."""
+        return range(self.first, self.last + step * (count - 1) + 1)
+
+    def weigh(self, rows: Tensor, taps: _Taps, count: int, step: int) -> Tensor:
+        """``count`` outputs, ``step`` rows apart: each the sum of its weighted neighbours.
+
+        ``rows``: ``(..., n, w)``, those of ``positions``. Returns ``(..., count, w)``.
+        """
+        length = step * (count - 1) + 1
+        out = torch.zeros_like(rows[..., :count, :])
+        for offset, weight in taps:
+            start = offset - self.first
+            out.add_(rows[..., start : start + length : step, :], alpha=weight)
+        return out
 
 
 class _Mirror:
@@ -209,6 +249,9 @@ class _Mirror:
         last_chroma = 2 * factor * (chroma_size - 1) + offset_halves
         high = 2 * size - 1
         self._high = max(high - (high - offset_halves) % factor, last_chroma, self._low)
+        # The last chroma sample can lie where no luma is left to mirror (bottom siting at an odd
+        # height; centred 4:1:1 at 4k + 1). D U = I fails there, and is mended by iteration.
+        self.beyond_border = self._high > high
 
     def luma_index(self, positions: range, device: torch.device) -> Tensor:
         """The luma samples inside the picture that stand at these, int64."""
@@ -218,7 +261,9 @@ class _Mirror:
     def chroma_index(self, positions: range, device: torch.device) -> Tensor:
         """The chroma samples inside the picture that stand at these, int64."""
         halves = [self._reflect(2 * self._factor * i + self._offset) for i in positions]
-        return torch.tensor([(x - self._offset) // (2 * self._factor) for x in halves], device=device)
+        return torch.tensor(
+            [(x - self._offset) // (2 * self._factor) for x in halves], device=device
+        )
 
     def _reflect(self, position: int) -> int:
         period = 2 * (self._high - self._low)
@@ -239,54 +284,36 @@ def _luma_weights(pixel_format: PixelFormat, colour: Colour) -> tuple[float, flo
     return _LUMA_WEIGHTS["bt709"]  # sRGB's primaries, for grey made of colour
 
 
-def _cubic_taps(position: float) -> tuple[int, list[float]]:
-    """First sample and four weights of Keys' cubic convolution (1981, eq. 15) at ``position``."""
-    start = math.floor(position) - 1
+def _cubic_taps(position: float) -> _Taps:
+    """Keys' cubic convolution (1981, eq. 15) at ``position``: which samples, by what weights."""
+    first = math.floor(position) - 1
     taps = []
-    for i in range(start, start + 4):
-        x = abs(position - i)
+    for sample in range(first, first + 4):
+        x = abs(position - sample)
         near = 1.5 * x**3 - 2.5 * x**2 + 1
         far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        taps.append(near if x <= 1 else far if x <= 2 else 0.0)
-    return start, taps
+        taps.append((sample, near if x <= 1 else far))
+    return [(sample, weight) for sample, weight in taps if weight != 0]
 
 
-def _inverse_taps(phases: list[tuple[int, list[float]]]) -> tuple[int, list[float]]:
-    """First luma sample and weights of D's row for chroma sample 0.
+def _inverse_taps(phases: Sequence[_Taps]) -> _Taps:
+    """D's row for chroma sample 0, over luma samples; ``phases``: U's row for each of its group.
 
-    A row of the pseudo-inverse of U on a ring, long enough that its ends do not feel each other.
+    The row of the pseudo-inverse of U on a ring, long enough that its ends do not feel each other.
     """
     factor, ring = len(phases), 64
-    upsampling = torch.zeros(factor * ring, ring, dtype=torch.float64)
-    for i in range(ring):
-        for phase, (start, taps) in enumerate(phases):
-            for k, tap in enumerate(taps):
-                upsampling[factor * i + phase, (i + start + k) % ring] += tap
+    spread = torch.zeros(factor * ring, dtype=torch.float64)  # U of chroma sample 0
+    for phase, taps in enumerate(phases):
+        for sample, weight in taps:
+            spread[phase - factor * sample] += weight
+    upsampling = torch.stack([spread.roll(factor * i) for i in range(ring)], 1)
     middle = ring // 2
     row = torch.linalg.solve(upsampling.T @ upsampling, upsampling.T)[middle]
-    kept = torch.nonzero(row.abs() > _SMALLEST_TAP).flatten()
-    first, last = int(kept[0]), int(kept[-1])
-    row = row[first : last + 1]
-    return first - factor * middle, (row / row.sum()).tolist()
-
-
-def _weighted(rows: Tensor, taps: list[float], start: int, step: int, count: int) -> Tensor:
-    """Rows ``start, start + step, ...`` and their followers, weighted by ``taps`` and added up."""
-    reach = step * (count - 1) + 1
-    out: Tensor | None = None
-    for k, tap in enumerate(taps, start):
-        if tap == 0:
-            continue
-        window = rows[..., k : k + reach : step, :]
-        out = window * tap if out is None else out.add_(window, alpha=tap)
-    assert out is not None  # the taps add up to 1
-    return out
+    row = torch.where(row.abs() < _SMALLEST_TAP, 0, row)
+    row /= row.sum()
+    return [(i - factor * middle, w) for i, w in enumerate(row.tolist()) if w != 0]
 
 
 def _turn(x: Tensor) -> Tensor:
     """Rows to columns."""
     return x.transpose(-1, -2)
-
-
-def _own(values: list[Tensor]) -> list[Tensor]:
-    return [value.clone() for value in values]

@@ -97,3 +97,15 @@ class VideoInfo:
     interlaced: bool
     has_alpha: bool
     streams: tuple[StreamInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished output is made of: frames written, other streams copied, converted, dropped."""
+
+    path: Path
+    frames: int
+    copied: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

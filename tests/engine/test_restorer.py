@@ -1,0 +1,70 @@
+import pytest
+import torch
+from networks import moving_clip, small_basicvsr
+
+from vrestore import Restorer, load_model
+from vrestore.engine.precision import choose_dtype
+from vrestore.errors import UsageError
+
+
+def test_frames_come_out_in_the_restorers_scale_unclamped():
+    net = load_model("bicubic")
+    bright = torch.full((1, 3, 6, 8), 1.2)
+    (out,) = Restorer(net, device="cpu").stream(bright)
+    assert out.shape == (3, 24, 32)
+    assert out.max() > 1.19
+
+
+def test_identity_changes_nothing():
+    clip = moving_clip(3) * 1.5 - 0.2
+    out = torch.stack(list(Restorer(load_model("identity"), device="cpu").stream(clip)))
+    assert torch.equal(out, clip)
+
+
+def test_half_precision_stays_near_float32_and_comes_back_as_float32():
+    net, clip = small_basicvsr(), moving_clip(4)
+    full = torch.stack(list(Restorer(net, precision="fp32", device="cpu").stream(clip)))
+    half = torch.stack(list(Restorer(net, precision="bf16", device="cpu").stream(clip)))
+    assert half.dtype == torch.float32
+    error = (half - full).abs().max()
+    assert 0 < error < 0.05 * full.std() + 0.02
+
+
+def test_auto_keeps_networks_without_parameters_exact():
+    net = load_model("identity")
+    assert choose_dtype("auto", net, torch.device("cpu")) is torch.float32
+
+
+def test_auto_takes_what_is_fast_here(monkeypatch):
+    from vrestore.engine import precision
+
+    net = small_basicvsr()
+    for slow, expected in [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]:
+        monkeypatch.setattr(
+            precision, "_seconds", lambda n, d, dtype, slow=slow: 5.0 if dtype is slow else 1.0
+        )
+        assert choose_dtype("auto", net, torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ({"propagation": "sideways"}, "sideways"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"device": "abacus"}, "abacus"),
+        ({"chunk": 0}, "chunk"),
+        ({"lookahead": -1}, "lookahead"),
+    ],
+)
+def test_what_is_unknown_is_named(how, word):
+    with pytest.raises(UsageError, match=word):
+        Restorer(small_basicvsr(), **{"precision": "fp32", "device": "cpu"} | how)
+
+
+def test_no_gradient_is_kept_and_grad_mode_does_not_leak_through_the_generator():
+    net = small_basicvsr().requires_grad_(True)
+    stream = Restorer(net, precision="bf16", device="cpu").stream(moving_clip(3))
+    out = next(stream)
+    assert not out.requires_grad
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")

@@ -1,0 +1,87 @@
+"""Law 3: the whole shot is ``net(clip)``; chunks with look-ahead approach it as they look further."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import GridNetwork, moving_clip, small_basicvsr
+
+from vrestore import Restorer
+
+
+def run(net, clip, **how):
+    restorer = Restorer(net, precision="fp32", device="cpu", **how)
+    return torch.stack(list(restorer.stream(iter(clip))))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 11])
+@pytest.mark.parametrize("make", [small_basicvsr, GridNetwork])
+def test_whole_equals_the_network_bit_for_bit(make, frames):
+    net, clip = make(), moving_clip(frames)
+    assert torch.equal(run(net, clip, propagation="whole"), net(clip))
+
+
+@pytest.mark.parametrize("make", [small_basicvsr, GridNetwork])
+def test_a_chunk_that_holds_the_shot_equals_the_whole_shot(make):
+    net, clip = make(), moving_clip(9)
+    for chunk, lookahead in [(9, 0), (4, 5), (1, 8), (20, 3)]:
+        assert torch.equal(run(net, clip, chunk=chunk, lookahead=lookahead), net(clip))
+
+
+def test_lookahead_approaches_the_whole_shot_as_it_grows():
+    net, clip = small_basicvsr(), moving_clip(24)
+    whole = net(clip)
+    errors = [
+        (run(net, clip, chunk=4, lookahead=lookahead) - whole).square().mean().item()
+        for lookahead in (0, 1, 2, 4, 8, 20)
+    ]
+    assert errors[0] > 1e-9
+    assert errors[-1] == 0
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_forward_states_cross_chunk_edges_exactly():
+    """Only the backward pass is cut short: without one, any chunking is the whole shot."""
+    net, clip = GridNetwork(), moving_clip(13)
+    net.passes = tuple(p for p in GridNetwork.passes if p.name == "forward_1")
+    net.passes = (type(net.passes[0])("forward_1", step=+1, order=2),)
+    for chunk in (1, 2, 5):
+        assert torch.equal(run(net, clip, chunk=chunk, lookahead=0), net(clip))
+
+
+@settings(max_examples=25, deadline=None)
+@given(frames=st.integers(1, 14), chunk=st.integers(1, 6), lookahead=st.integers(0, 6))
+def test_every_chunking_gives_one_frame_for_one_and_the_tail_is_exact(frames, chunk, lookahead):
+    net, clip = GridNetwork(), moving_clip(frames, 6, 6)
+    out = run(net, clip, chunk=chunk, lookahead=lookahead)
+    assert out.shape == clip.shape
+    exact_from = max(0, (frames - 1) // chunk * chunk) if frames > chunk + lookahead else 0
+    if exact_from == 0:
+        assert torch.equal(out, net(clip))
+
+
+def test_frames_are_read_only_as_far_as_the_window_reaches():
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for frame in moving_clip(30):
+            taken += 1
+            yield frame
+
+    stream = Restorer(
+        small_basicvsr(), chunk=4, lookahead=3, precision="fp32", device="cpu"
+    ).stream(source())
+    next(stream)
+    assert taken == 7
+    for _ in range(4):
+        next(stream)
+    assert taken == 11
+
+
+def test_a_flow_is_computed_once_however_chunks_overlap():
+    net, calls = small_basicvsr(), []
+    original = net.flow
+    net.flow = lambda a, b: calls.append(1) or original(a, b)
+    run(net, moving_clip(12), chunk=3, lookahead=5)
+    assert len(calls) == 11

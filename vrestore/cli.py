@@ -1,0 +1,174 @@
+"""Flags in, one call out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from vrestore import __version__
+from vrestore.errors import InputError, UsageError, VrestoreError
+from vrestore.options import RestoreOptions, parse_time
+
+if TYPE_CHECKING:
+    from vrestore.progress import Silence
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UsageErrors, so that every message has one form."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0 done, 1 some films failed, 2 usage, 3 input,
+    4 model or weights, 5 out of memory, 6 no space or not writable, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json, debug = "--json" in argv, "--debug" in argv
+    try:
+        return run(build_parser().parse_args(argv))
+    except VrestoreError as error:
+        if debug:
+            raise
+        complain(error, as_json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("vrestore: interrupted; nothing was left under the output's name", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every flag; those named after a field of RestoreOptions fill that field."""
+    parser = Parser(
+        prog="vrestore",
+        description="Restores a film: the same film, sharper and larger; all else in it untouched.",
+        epilog="Example: vrestore clip.mp4 --model basicvsr",
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", type=Path, metavar="INPUT", help="films, folders of pictures, pictures")
+    add("-i", "--input", dest="more", type=Path, action="append", default=[], metavar="INPUT",
+        help="one more input")  # fmt: skip
+    add("-o", "--output", type=Path, metavar="OUT",
+        help="a file; with several inputs, or a trailing slash, a folder; NAME_%%08d.png: pictures "
+        "(default: NAME_restored beside the input)")  # fmt: skip
+    add("-n", "--model", metavar="NAME", help="basicvsr (x4, default), bicubic (x4), identity (x1), "
+        "or a checkpoint's path")  # fmt: skip
+    add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
+    add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
+    add("--config", type=Path, metavar="TOML", help="options from a file; flags win over it")
+    add("--overwrite", action="store_true", default=None, help="replace outputs that exist")
+    add("--allow-truncated", action="store_true", default=None,
+        help="exit 0 where a damaged input was restored as far as it goes")  # fmt: skip
+    group = parser.add_argument_group("which part")
+    group.add_argument("--start", metavar="TIME", help="seconds or H:MM:SS from the first frame")
+    group.add_argument("--end", metavar="TIME", help="where to stop, likewise")
+    group = parser.add_argument_group("how the output is written (ffmpeg's own names)")
+    group.add_argument("--codec", help="libx264 (default), libx265, libvpx-vp9, ffv1, ...")
+    group.add_argument("--crf", type=float, help="quality, lower is better (default: 14 for x264)")
+    group.add_argument("--preset", help="encoder preset")
+    group.add_argument("--pix-fmt", help="pixel format (default: 4:2:0, 10 bit for deeper sources)")
+    group.add_argument("--bitrate", help="target bit rate instead of --crf, such as 8M")
+    group = parser.add_argument_group("how the network runs")
+    group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    group.add_argument("--precision", help="auto (default: timed), fp32, bf16, fp16")
+    group.add_argument("--propagation", help="lookahead (default) or whole (a shot in one piece)")
+    group.add_argument("--chunk", type=int, help="frames rendered at a time (default 32)")
+    group.add_argument("--lookahead", type=int, help="frames seen beyond the chunk (default 16)")
+    group.add_argument("--scene-cuts", choices=("on", "off"), help="restart at cuts (default on)")
+    add("--json", action="store_true", help="progress and report as JSON lines on standard output")
+    add("--quiet", action="store_true", help="no progress, no report")
+    add("--debug", action="store_true", help="show tracebacks")
+    add("--version", action="version", version=f"vrestore {__version__}")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """The one call."""
+    inputs = [*args.inputs, *args.more]
+    if not inputs:
+        raise UsageError("no input; try: vrestore clip.mp4")
+    options = read_options(args)
+    from vrestore.ends import target_for
+    from vrestore.jobs.batch import make_folder, restore_all
+    from vrestore.restore import restore
+
+    show = choose_display(args)
+    try:
+        if len(inputs) > 1:
+            outcomes = restore_all(inputs, args.output, options, show.progress, show.ended)
+            show.summary(outcomes)
+            return int(any(outcome.failed(options) for outcome in outcomes))
+        into_folder = str(args.output or "").endswith(("/", "\\")) and not inputs[0].is_dir()
+        if into_folder:
+            make_folder(args.output)
+        target = target_for(inputs[0], args.output, into_folder)
+        report = restore(inputs[0], target, options=options, progress=show.progress)
+        show.report(report)
+    finally:
+        show.close()
+    if report.damage and not options.allow_truncated:
+        raise InputError(
+            f"{report.damage}; {report.frames} frames were restored into {report.target}. "
+            "Re-run with --allow-truncated to accept that"
+        )
+    return 0
+
+
+def choose_display(args: argparse.Namespace) -> Silence:
+    """Who tells the user: a bar only where there is a terminal to draw it on."""
+    from vrestore import progress
+
+    if args.json:
+        return progress.JsonLines()
+    if args.quiet:
+        return progress.Silence()
+    return progress.Bar() if sys.stderr.isatty() else progress.PlainLines()
+
+
+def read_options(args: argparse.Namespace) -> RestoreOptions:
+    """The defaults, then the TOML, then the flags."""
+    options = RestoreOptions()
+    if args.config:
+        from vrestore.settings import read_toml
+
+        options = read_toml(args.config, RestoreOptions)
+    given = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(RestoreOptions)
+        if getattr(args, field.name) is not None
+    }
+    if "scene_cuts" in given:
+        given["scene_cuts"] = given["scene_cuts"] == "on"
+    for name in ("start", "end"):
+        if name in given:
+            given[name] = parse_time(given[name])
+    return dataclasses.replace(options, **given)
+
+
+def complain(error: VrestoreError, as_json: bool) -> None:
+    """One clear message, where the caller looks for it."""
+    from vrestore import progress
+
+    (progress.JsonLines() if as_json else progress.Silence()).error(error)
+
+
+def _interrupt(*_: object) -> None:
+    """A polite kill ends like Ctrl-C: nothing half-written, no child left."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

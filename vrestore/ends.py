@@ -1,0 +1,93 @@
+"""The two ends of the road: which reader and which writer a path asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vrestore.errors import UsageError
+from vrestore.options import RestoreOptions
+from vrestore.video.decode import Decoder
+from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
+from vrestore.video.frame import VideoInfo
+from vrestore.video.pictures import (
+    PICTURE_SUFFIXES,
+    PictureReader,
+    PictureWriter,
+    is_picture,
+    list_pictures,
+    probe_pictures,
+)
+from vrestore.video.probe import probe
+
+
+def look(source: Path) -> VideoInfo:
+    """What is in a film, a folder of pictures or a picture; InputError where there is nothing."""
+    return probe_pictures(source) if source.is_dir() or is_picture(source) else probe(source)
+
+
+def open_reader(info: VideoInfo, options: RestoreOptions) -> Decoder | PictureReader:
+    """An iterable of ``Frame``s, in the order in which they are shown."""
+    if info.container == "pictures":
+        if options.start is not None or options.end is not None:
+            raise UsageError(f"{info.path}: pictures have no time; leave --start and --end out")
+        return PictureReader(info)
+    return Decoder(info, start=options.start, end=options.end)
+
+
+def open_writer(
+    info: VideoInfo, target: Path, width: int, height: int, options: RestoreOptions
+) -> Encoder | PictureWriter:
+    """A context manager with ``write(frame)`` and ``close()``, for a film or for pictures."""
+    if wants_pictures(info, target):
+        return PictureWriter(target, info, names_of(info, target), overwrite=options.overwrite)
+    settings = EncodeSettings(
+        codec=options.codec,
+        crf=options.crf,
+        preset=options.preset,
+        pix_fmt=options.pix_fmt,
+        bitrate=options.bitrate,
+    )
+    return Encoder(
+        target,
+        info,
+        width,
+        height,
+        settings,
+        overwrite=options.overwrite,
+        start=options.start,
+        end=options.end,
+    )
+
+
+def wants_pictures(info: VideoInfo, target: Path) -> bool:
+    """A picture's name, a ``%08d.png`` pattern, or a folder where the source was pictures."""
+    if target.suffix.lower() in PICTURE_SUFFIXES:
+        return True
+    return info.container == "pictures" and target.suffix.lower() not in CONTAINERS
+
+
+def names_of(info: VideoInfo, target: Path) -> list[str] | None:
+    """The source's own names for a folder of pictures made from one; None: the writer numbers."""
+    if not info.path.is_dir() or is_picture(target):
+        return None
+    names = [picture.name for picture in list_pictures(info.path)]
+    return names if len({Path(name).suffix.lower() for name in names}) == 1 else None
+
+
+def target_for(source: Path, target: Path | None, folder: bool = False) -> Path:
+    """Where the result goes.
+
+    None: beside the source as ``NAME_restored``. A folder (it exists, or ``folder``): there, under
+    the source's name. The container is the source's where it can be written, else mkv.
+    """
+    if source.is_dir():
+        name, suffix = source.resolve().name, ""
+    else:
+        name, suffix = source.stem, source.suffix.lower()
+        if suffix not in CONTAINERS and not is_picture(source):
+            suffix = ".mp4" if suffix == ".gif" else ".mkv"
+    if target is None:
+        beside = source.resolve() if source.is_dir() else source
+        return beside.with_name(f"{name}_restored{suffix}")
+    into = folder or (target.is_dir() and not source.is_dir())
+    return target / f"{name}{suffix}" if into else target

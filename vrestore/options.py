@@ -1,0 +1,63 @@
+"""RestoreOptions: what flags, a TOML and Python all fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from vrestore.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How a film is restored and written.
+
+    ``model``: a catalogue name, or a checkpoint's path; ``weights``: a checkpoint instead of the
+    catalogue's. ``scale``: of the output against the input, None = the network's. ``start`` and
+    ``end``: seconds from the first frame, ``[start, end)``. ``crf``, ``preset``, ``bitrate``,
+    ``pix_fmt``: ffmpeg's, None = a visually lossless default of the codec.
+    """
+
+    model: str = "basicvsr"
+    weights: Path | None = None
+    scale: float | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    propagation: str = "lookahead"
+    chunk: int = 32
+    lookahead: int = 16
+    scene_cuts: bool = True
+    codec: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    bitrate: str | None = None
+    start: Fraction | None = None
+    end: Fraction | None = None
+    overwrite: bool = False
+    allow_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0 < self.scale <= 16:
+            raise UsageError(f"scale {self.scale:g} must lie above 0 and at most 16")
+        if self.start is not None and self.start < 0:
+            raise UsageError(f"start {float(self.start):g} s must not be negative")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise UsageError(f"end {float(self.end):g} s must lie after the start")
+        if self.crf is not None and self.bitrate is not None:
+            raise UsageError("--crf and --bitrate contradict each other; give one of them")
+
+
+def parse_time(text: str) -> Fraction:
+    """``90``, ``1:30`` or ``0:01:30.5`` as exact seconds; UsageError for anything else."""
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+    except (ValueError, ZeroDivisionError):
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts) or "/" in text:
+        raise UsageError(f"{text!r} is not a time; write seconds, M:SS or H:MM:SS.mmm")
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds

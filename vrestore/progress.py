@@ -1,0 +1,157 @@
+"""How a run is shown: a bar on a terminal, plain lines in a log, JSON lines to a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vrestore.errors import VrestoreError
+from vrestore.report import Progress, Report
+
+if TYPE_CHECKING:
+    from vrestore.jobs.batch import Outcome
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Silence:
+    """Shows nothing but errors, which go to standard error."""
+
+    def progress(self, now: Progress) -> None:
+        """Called after each frame."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Called after each of several films."""
+        if outcome.error:
+            self.error(outcome.error)
+
+    def report(self, report: Report) -> None:
+        """Called when a film is done."""
+
+    def error(self, error: VrestoreError) -> None:
+        """Called when a film, or the command, has failed."""
+        print(f"vrestore: {error}", file=sys.stderr)
+
+    def summary(self, outcomes: Sequence[Outcome]) -> None:
+        """Called when several films are done."""
+
+    def close(self) -> None:
+        """Called once, however the run ended."""
+
+
+class PlainLines(Silence):
+    """A line every few seconds on standard error, the report on standard output."""
+
+    def __init__(self) -> None:
+        self.last = float("-inf")
+
+    def progress(self, now: Progress) -> None:
+        if time.monotonic() - self.last < SECONDS_BETWEEN_LINES and now.frames != now.total:
+            return
+        self.last = time.monotonic()
+        left = "" if now.seconds_left is None else f", {now.seconds_left:.0f} s left"
+        of = "" if now.total is None else f"/{now.total}"
+        line = f"{now.source.name}: frame {now.frames}{of}, {now.fps:.2f} frames/s{left}"
+        print(line, file=sys.stderr, flush=True)
+
+    def ended(self, outcome: Outcome) -> None:
+        super().ended(outcome)
+        if outcome.report:
+            self.report(outcome.report)
+        elif not outcome.error:
+            print(f"{outcome.target}: finished before, skipped")
+
+    def report(self, report: Report) -> None:
+        self.last = float("-inf")
+        print("\n".join(report.lines()), flush=True)
+
+    def summary(self, outcomes: Sequence[Outcome]) -> None:
+        print(", ".join(f"{n} {word}" for word, n in count(outcomes).items()))
+
+
+class Bar(PlainLines):
+    """tqdm's bar: frames, frames a second, time left."""
+
+    bar: tqdm[Any] | None = None
+
+    def progress(self, now: Progress) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=now.total, unit="frame", desc=now.source.name, dynamic_ncols=True)
+        self.bar.update(now.frames - self.bar.n)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.close()
+        super().ended(outcome)
+
+    def report(self, report: Report) -> None:
+        self.close()
+        super().report(report)
+
+    def error(self, error: VrestoreError) -> None:
+        self.close()
+        super().error(error)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class JsonLines(Silence):
+    """One JSON object a line on standard output; ``event`` says which."""
+
+    def __init__(self) -> None:
+        self.last = float("-inf")
+
+    def progress(self, now: Progress) -> None:
+        if time.monotonic() - self.last < 0.5 and now.frames != now.total:
+            return
+        self.last = time.monotonic()
+        self.write(
+            "progress",
+            source=str(now.source),
+            frames=now.frames,
+            total=now.total,
+            fps=round(now.fps, 3),
+            seconds_left=None if now.seconds_left is None else round(now.seconds_left, 1),
+        )
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.error:
+            self.write(
+                "error",
+                source=str(outcome.source),
+                message=str(outcome.error),
+                exit_code=outcome.error.exit_code,
+            )
+        elif outcome.report:
+            self.report(outcome.report)
+        else:
+            self.write("skipped", source=str(outcome.source), target=str(outcome.target))
+
+    def report(self, report: Report) -> None:
+        self.write("report", **report.as_dict())
+
+    def error(self, error: VrestoreError) -> None:
+        self.write("error", message=str(error), exit_code=error.exit_code)
+
+    def summary(self, outcomes: Sequence[Outcome]) -> None:
+        self.write("summary", **count(outcomes))
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line, flushed, so that a reader at the other end of a pipe sees it now."""
+        print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)
+
+
+def count(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many were restored, damaged (restored as far as they go), skipped and failed."""
+    damaged = sum(1 for o in outcomes if o.report and o.report.damage)
+    restored = sum(1 for o in outcomes if o.report) - damaged
+    failed = sum(1 for o in outcomes if o.error)
+    skipped = len(outcomes) - restored - damaged - failed
+    return {"restored": restored, "damaged": damaged, "skipped": skipped, "failed": failed}

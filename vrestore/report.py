@@ -1,0 +1,85 @@
+"""What was found, kept, converted, dropped, and at what speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a film stands. ``total`` is what the container claims, None where it is silent."""
+
+    source: Path
+    frames: int
+    total: int | None
+    seconds: float
+
+    @property
+    def fps(self) -> float:
+        """Frames restored a second since the first was asked for."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this speed; None while it cannot be known."""
+        if self.total is None or not self.frames:
+            return None
+        return max(self.total - self.frames, 0) / self.fps if self.fps else None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole truth about one restored film."""
+
+    source: Path
+    target: Path
+    frames: int
+    shots: int
+    seconds: float
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    model: str
+    device: str
+    precision: str
+    colour: str
+    guessed: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    damage: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+
+    def lines(self) -> list[str]:
+        """For a person: what was done, then whatever is not as it was."""
+        w, h = self.input_size
+        wide, high = self.output_size
+        speed = f" ({self.frames / self.seconds:.2f} frames/s)" if self.seconds else ""
+        text = [
+            f"{self.target}: {self.frames} frames, {w}x{h} -> {wide}x{high}, {self.shots} shots, "
+            f"{self.seconds:.1f} s{speed}; {self.model} on {self.device} in {self.precision}",
+            f"  colour: {self.colour}",
+        ]
+        if self.guessed:
+            text.append(f"  not said by the stream, and decided: {', '.join(self.guessed)}")
+        for label, items in (
+            ("copied", self.copied),
+            ("converted", self.converted),
+            ("dropped", self.dropped),
+            ("note", self.notes),
+        ):
+            if items:
+                text.append(f"  {label}: {'; '.join(items)}")
+        if self.damage:
+            text.append(f"  damaged: {self.damage}")
+        return text

@@ -1,0 +1,141 @@
+"""The road itself, file to file.
+
+``look`` says what is in the film, the reader gives frames as stored, ``shots`` cuts the road where
+the film cuts, the ``Restorer`` turns each shot's tensors into better ones, the writer keeps the
+time stamps that they came with. Decoding runs ahead and encoding behind, each in a bounded queue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vrestore.ends import look, open_reader, open_writer, target_for
+from vrestore.engine.prefetch import WritingBehind, prefetch
+from vrestore.engine.restorer import Restorer
+from vrestore.engine.shots import shots
+from vrestore.models.catalogue import load_model
+from vrestore.options import RestoreOptions
+from vrestore.report import Progress, ProgressCallback, Report
+from vrestore.video.colour import ColourConverter
+from vrestore.video.frame import Colour, Frame
+
+FRAMES_AHEAD = 8  # at most so many decoded and waiting, and so many restored and waiting
+
+
+def restore(
+    source: str | Path,
+    target: str | Path | None = None,
+    *,
+    options: RestoreOptions | None = None,
+    progress: ProgressCallback | None = None,
+    restorer: Restorer | None = None,
+    **changes: Any,
+) -> Report:
+    """Restore one film, folder of pictures or picture; ``changes`` are fields of RestoreOptions.
+
+    ``target`` None: beside the source, ``NAME_restored``. ``restorer``: one that is at hand, for
+    several films in turn. Returns when the output is complete, verified and under its final name.
+    Raises VrestoreError; what broke off is restored as far as it goes, see ``Report.damage``.
+    """
+    options = dataclasses.replace(options or RestoreOptions(), **changes)
+    source = Path(source)
+    target = target_for(source, Path(target) if target else None)
+    info = look(source)
+    restorer = restorer or load_restorer(options)
+    scale = options.scale or restorer.scale
+    width, height = round(info.width * scale), round(info.height * scale)
+    reader = open_reader(info, options)
+    started = time.monotonic()
+    frame_count = shot_count = 0
+    in_flight: deque[tuple[int, int]] = deque()  # pts and duration of frames inside the network
+
+    with open_writer(info, target, width, height, options) as writer:
+        to_rgb = ColourConverter(
+            info.pixel_format, info.colour, info.height, info.width, restorer.device
+        ).to_rgb
+        from_rgb = ColourConverter(
+            writer.pixel_format, writer.colour, height, width, restorer.device
+        ).from_rgb
+
+        def seen(frame: Frame) -> tuple[Frame, Tensor]:
+            return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
+
+        def entering(shot: Iterator[tuple[Frame, Tensor]]) -> Iterator[Tensor]:
+            for frame, rgb in shot:
+                in_flight.append((frame.pts, frame.duration))
+                yield rgb
+
+        frames = map(seen, prefetch(reader, FRAMES_AHEAD))
+        with WritingBehind(writer.write, FRAMES_AHEAD) as behind:
+            for shot in shots(frames, picture_of, enabled=options.scene_cuts):
+                shot_count += 1
+                for rgb in restorer.stream(entering(shot)):
+                    if scale != restorer.scale:
+                        rgb = resize(rgb, height, width)
+                    planes = tuple(plane.cpu().numpy() for plane in from_rgb(rgb))
+                    behind.put(Frame(planes, *in_flight.popleft()))
+                    frame_count += 1
+                    if progress:
+                        seconds = time.monotonic() - started
+                        progress(Progress(source, frame_count, info.frame_count, seconds))
+        written = writer.close()
+
+    damage = reader.damage
+    return Report(
+        source=source,
+        target=written.path,
+        frames=frame_count,
+        shots=shot_count,
+        seconds=round(time.monotonic() - started, 3),
+        input_size=(info.width, info.height),
+        output_size=(width, height),
+        model=str(options.weights or options.model),
+        device=str(restorer.device),
+        precision=str(restorer.dtype).removeprefix("torch."),
+        colour=describe(info.colour),
+        guessed=info.colour.guessed,
+        copied=written.copied,
+        converted=written.converted,
+        dropped=written.dropped,
+        notes=written.notes,
+        damage=damage.message if damage else None,
+    )
+
+
+def load_restorer(options: RestoreOptions) -> Restorer:
+    """The network and how it runs, as the options say."""
+    return Restorer(
+        load_model(options.model, options.weights),
+        propagation=options.propagation,
+        precision=options.precision,
+        device=options.device,
+        chunk=options.chunk,
+        lookahead=options.lookahead,
+    )
+
+
+def picture_of(item: tuple[Frame, Tensor]) -> Tensor:
+    """What the cut detector looks at."""
+    return item[1]
+
+
+def resize(rgb: Tensor, height: int, width: int) -> Tensor:
+    """``(3, H, W) -> (3, height, width)``: antialiased bicubic (a = -0.5), where another scale than
+    the network's was asked for."""
+    size = (height, width)
+    return F.interpolate(rgb[None], size, mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+def describe(colour: Colour) -> str:
+    """The colour of a stream in one phrase."""
+    extent = "full" if colour.full_range else "limited"
+    return f"matrix {colour.matrix}, {extent} range, chroma {colour.siting}"

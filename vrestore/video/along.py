@@ -1,0 +1,167 @@
+"""What travels along with the pictures: sound, subtitles, fonts, cover pictures, in their order."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.stream import Disposition
+
+from vrestore.video.frame import StreamInfo, VideoInfo
+from vrestore.video.probe import open_film
+
+_TRIAL_SECONDS = 120
+MOV_FAMILY = ("mp4", "mov")
+_COVER_FORMATS = ("mp4", "mov", "matroska")
+# What FFmpeg's MPEG-TS muxer takes but writes as private data, so that nobody can play it.
+_TS_CODECS = frozenset(
+    "aac aac_latm mp1 mp2 mp3 ac3 eac3 dts truehd opus s302m pcm_bluray "
+    "h264 hevc mpeg1video mpeg2video mpeg4 vc1 "
+    "dvb_subtitle dvb_teletext hdmv_pgs_subtitle".split()
+)
+_SUBTITLE_ENCODERS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
+_AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "webm": "libopus", "avi": "ac3", "mpegts": "aac"}
+_DISPOSITIONS = (
+    "default dub original comment lyrics karaoke forced hearing_impaired visual_impaired "
+    "clean_effects captions descriptions metadata dependent still_image"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Passenger:
+    """One stream of the output: the source's stream ``index``, through ``codec`` ("copy")."""
+
+    index: int
+    kind: str
+    codec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The output's streams in order, None standing for the restored video, and who is missing.
+
+    ``movie_timescale``: ticks per second in which MP4 can say every stream's start exactly.
+    ``tags`` and ``disposition`` are those of the source's video stream.
+    """
+
+    streams: tuple[Passenger | None, ...]
+    copied: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    disposition: str = "default"
+    movie_timescale: int = 1000
+    has_chapters: bool = False
+    apple_tags: bool = False
+
+
+def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
+    """Who comes along into a ``muxer`` file ("mp4", "matroska", ...), by trial with ``binary``.
+
+    ``cut``: only a part of the film is kept, which a second video stream cannot be copied into.
+    """
+    if not info.streams:  # pictures: no file that anything could be copied from
+        return Company((None,), movie_timescale=info.time_base.denominator)
+    others = [stream for stream in info.streams if stream.index != info.stream_index]
+    willing = [stream for stream in others if not _refusal(stream, muxer, cut)]
+    everyone_fits = _muxes(info, [Passenger(s.index, s.kind, "copy") for s in willing], muxer, binary)
+    streams: list[Passenger | None] = []
+    copied, converted, dropped = [], [], []
+    for stream in info.streams:
+        label = f"#{stream.index} {stream.kind} {stream.codec or '(no codec)'}"
+        reason = _refusal(stream, muxer, cut)
+        if stream.index == info.stream_index:
+            streams.append(None)
+        elif reason:
+            dropped.append(f"{label}: {reason}")
+        elif (rider := _seat(info, stream, muxer, binary, everyone_fits)) is None:
+            dropped.append(f"{label}: {muxer} cannot hold it")
+        else:
+            streams.append(rider)
+            if rider.codec == "copy":
+                copied.append(label)
+            else:
+                converted.append(f"{label} -> {rider.codec}: {muxer} cannot hold it as it is")
+    with open_film(info.path) as container:
+        video = container.streams[info.stream_index]
+        flags = [name for name in _DISPOSITIONS if video.disposition & Disposition[name]]
+        return Company(
+            streams=tuple(streams),
+            copied=tuple(copied),
+            converted=tuple(converted),
+            dropped=tuple(dropped),
+            tags=tuple(video.metadata),
+            disposition="+".join(flags) or "0",
+            movie_timescale=_movie_timescale(container, info.time_base),
+            has_chapters=bool(container.chapters()),
+            apple_tags=any(key.startswith("com.") for key in container.metadata),
+        )
+
+
+def _refusal(stream: StreamInfo, muxer: str, cut: bool) -> str | None:
+    """Why a stream is left out without a trial; None where it may come."""
+    if stream.kind == "data":
+        return "a data track, which cannot be copied"
+    if stream.codec is None and stream.kind != "attachment":
+        return "its codec is unknown"
+    if stream.kind == "cover" and muxer not in _COVER_FORMATS:
+        return f"{muxer} cannot hold cover pictures"
+    if stream.kind == "video" and cut:
+        return "a second video stream cannot be cut without coding it anew"
+    if stream.kind == "attachment" and muxer != "matroska":
+        return f"{muxer} cannot hold attachments"
+    return None
+
+
+def _seat(
+    info: VideoInfo, stream: StreamInfo, muxer: str, binary: str, fits: bool
+) -> Passenger | None:
+    """How a stream comes along: copied, else in a codec that ``muxer`` holds, else not at all."""
+    copied = Passenger(stream.index, stream.kind, "copy")
+    playable = muxer != "mpegts" or stream.codec in _TS_CODECS
+    if playable and (fits or _muxes(info, [copied], muxer, binary)):
+        return copied
+    encoder = {"subtitle": _SUBTITLE_ENCODERS, "audio": _AUDIO_ENCODERS}.get(stream.kind, {})
+    if muxer not in encoder:
+        return None
+    codec = encoder[muxer]
+    if muxer in MOV_FAMILY and (stream.codec or "").startswith(("pcm_", "flac")):
+        codec = "alac"  # keeps every sample
+    changed = Passenger(stream.index, stream.kind, codec)
+    return changed if _muxes(info, [changed], muxer, binary) else None
+
+
+def _muxes(info: VideoInfo, riders: list[Passenger], muxer: str, binary: str) -> bool:
+    """Whether ``binary`` writes the header of a ``muxer`` file with these streams and no other.
+
+    No table of ours knows what each version holds (PCM in MP4: from FFmpeg 6 on); a trial does.
+    """
+    if not riders:
+        return True
+    command = [binary, "-v", "error", "-nostdin", "-y", "-i", f"file:{info.path.absolute()}"]
+    for place, rider in enumerate(riders):
+        command += ["-map", f"0:{rider.index}", f"-c:{place}", rider.codec]
+    command += ["-t", "0", "-f", muxer, os.devnull]
+    try:
+        trial = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_TRIAL_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return trial.returncode == 0
+
+
+def _movie_timescale(container: av.container.InputContainer, time_base: Fraction) -> int:
+    """Ticks in which the starts of all tracks are whole: MP4 stores them in the movie's timescale
+    (ISO/IEC 14496-12, 8.6.6), and FFmpeg's default of 1000 rounds sound that starts late."""
+    rates = [stream.codec_context.sample_rate for stream in container.streams.audio]
+    ticks = math.lcm(time_base.denominator, *(rate for rate in rates if rate))
+    return ticks if ticks < 2**31 else time_base.denominator

@@ -1,0 +1,346 @@
+"""The ffmpeg command that writes a film: which codec, which samples, which options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import ffmpeg  # type: ignore[import-untyped]
+
+from vrestore.errors import UsageError
+from vrestore.video.along import MOV_FAMILY, Company
+from vrestore.video.frame import Colour, PixelFormat, VideoInfo
+from vrestore.video.pixels import layout_of, planar_name
+from vrestore.video.probe import matrix_by_size
+
+# Suffix of the output -> FFmpeg's muxer.
+CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".avi": "avi",
+    ".ts": "mpegts",
+    ".m2ts": "mpegts",
+}
+# Constant rate factors that are visually lossless; a codec that is not here has no such option.
+_CRF = {
+    "libx264": 14.0,
+    "libx264rgb": 14.0,
+    "libx265": 16.0,
+    "libvpx": 8.0,
+    "libvpx-vp9": 18.0,
+    "libaom-av1": 18.0,
+    "libsvtav1": 18.0,
+}
+_QSCALE = {"mpeg4": 2, "mpeg2video": 2, "mjpeg": 2, "libxvid": 2}
+_LOSSLESS = frozenset({"ffv1", "ffvhuff", "huffyuv", "utvideo", "rawvideo"})
+_EIGHT_BIT = frozenset({"libvpx", "mpeg4", "mpeg2video", "mjpeg", "libxvid", "libtheora"})
+_OWN_FORMAT = {
+    "libx264rgb": "rgb24",
+    "mjpeg": "yuvj420p",
+    "prores": "yuv422p10le",
+    "prores_aw": "yuv422p10le",
+    "prores_ks": "yuv422p10le",
+}
+_NEEDS_EVEN = ("libx264", "libx265", "h264_", "hevc_")
+# Facts of the source's coding that would be lies about ours (Matroska statistics and the like).
+_STALE_TAGS = ("encoder", "rotate", "alpha_mode", "duration", "_statistics", "bps", "number_of_")
+_OLDEST = 5
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How pictures are coded, in ffmpeg's words; None = chosen.
+
+    ``codec``: libvpx-vp9 for .webm, else libx264. ``crf``: visually lossless for the codec.
+    ``pix_fmt``: 4:2:0 in 8 bits, or 10 where the source has more; the source's own for lossless
+    codecs. ``bitrate``: as "8M", instead of a crf.
+    """
+
+    codec: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    bitrate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided: ``pixel_format`` and ``colour`` go into the pipe, as ``pipe_format``; the
+    codec stores ``coded_format``, the same values."""
+
+    muxer: str
+    codec: str
+    pixel_format: PixelFormat
+    pipe_format: str
+    coded_format: str
+    colour: Colour
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    suffix: str, source: VideoInfo, width: int, height: int, settings: EncodeSettings
+) -> Plan:
+    """Codec, samples and colour of the output. Raises UsageError for what contradicts itself."""
+    muxer = CONTAINERS.get(suffix.lower())
+    if muxer is None:
+        good = " ".join(name.removeprefix(".") for name in CONTAINERS)
+        raise UsageError(f"films are not written as {suffix or 'nothing'}; use one of: {good}")
+    codec = settings.codec or ("libvpx-vp9" if muxer == "webm" else "libx264")
+    if settings.crf is not None and codec not in _CRF:
+        raise UsageError(f"{codec} has no crf; leave it out, or give a bitrate")
+    if settings.crf is not None and settings.bitrate is not None:
+        raise UsageError("crf and bitrate contradict each other; give one of them")
+    notes: list[str] = []
+    coded = settings.pix_fmt or _default_format(codec, source)
+    layout = layout_of(coded)
+    if layout is None:
+        raise UsageError(f"there is no pixel format {coded} that vrestore can write; try yuv420p")
+    fmt = layout.fmt
+    odd = (fmt.sub_x and width % (1 << fmt.sub_x)) or (fmt.sub_y and height % (1 << fmt.sub_y))
+    if odd and codec.startswith(_NEEDS_EVEN):
+        if settings.pix_fmt:
+            raise UsageError(
+                f"{codec} cannot hold {width}x{height} as {coded}: its sizes are even; leave pix_fmt "
+                "out, or take yuv444p"
+            )
+        fmt = replace(fmt, sub_x=0, sub_y=0)
+        notes.append(f"{width}x{height} is odd: stored as {planar_name(fmt)}, not {coded}")
+        coded = planar_name(fmt)
+    pipe = planar_name(fmt)
+    colour = _output_colour(source.colour, fmt, height, coded)
+    if codec == "ffv1" and coded == "gbrp":
+        coded = "bgr0"  # FFmpeg 5's FFV1 takes 8-bit R, G, B packed only
+    notes += _losses(source, colour)
+    return Plan(muxer, codec, fmt, pipe, coded, colour, tuple(notes))
+
+
+def _default_format(codec: str, source: VideoInfo) -> str:
+    if codec in _LOSSLESS:
+        return planar_name(source.pixel_format)
+    if codec in _OWN_FORMAT:
+        return _OWN_FORMAT[codec]
+    deep = source.pixel_format.depth > 8 and codec not in _EIGHT_BIT
+    return "yuv420p10le" if deep else "yuv420p"
+
+
+def _output_colour(colour: Colour, fmt: PixelFormat, height: int, coded: str) -> Colour:
+    """The source's, as far as it fits the stored samples."""
+    if fmt.family == "rgb":
+        return colour if colour.matrix == "gbr" else replace(colour, matrix="gbr", full_range=True)
+    if colour.matrix == "gbr":
+        colour = replace(colour, matrix=matrix_by_size(height, None), full_range=False)
+    return replace(colour, full_range=True) if coded.startswith("yuvj") else colour
+
+
+def _losses(source: VideoInfo, colour: Colour) -> list[str]:
+    """What the output cannot have of the source's pictures."""
+    notes = []
+    if source.has_alpha:
+        notes.append("the alpha plane is left out")
+    if source.interlaced:
+        notes.append("the source is interlaced; its frames are written as progressive ones")
+    if colour.transfer in ("smpte2084", "arib-std-b67"):
+        notes.append(
+            f"HDR: the {colour.transfer} curve is kept, mastering and Dolby Vision metadata are not"
+        )
+    return notes
+
+
+def arguments(
+    binary: str,
+    version: int,
+    partial: Path,
+    source: VideoInfo,
+    planned: Plan,
+    along: Company,
+    settings: EncodeSettings,
+    *,
+    last_duration: int,
+    shift: int = 0,
+    window: tuple[Fraction, Fraction | None] | None = None,
+) -> list[str]:
+    """The whole command line.
+
+    ``last_duration``: ticks that the last frame is shown, 0 = unknown. ``shift``: ticks that the
+    pictures' times were moved down by; all else follows. ``window``: the source's seconds that are
+    kept of all else, None = all.
+    """
+    said = {**_colour_options(planned), **_turn(source, planned, version)}
+    pictures = ffmpeg.input("pipe:0", f="nut", **said)
+    film = None
+    if source.streams:
+        options = _window_options(source, shift, window) if window else {}
+        film = ffmpeg.input(f"file:{source.path.absolute()}", **options)
+    streams = [film[str(one.index)] if one else pictures["v:0"] for one in along.streams]
+    # ffmpeg-python numbers the inputs in the order in which the streams name them, and leaves out
+    # one that lends its tags and chapters only.
+    film_input = 0 if along.streams[0] is not None else 1
+    alone = along.streams == (None,)
+    video = along.streams.index(None)
+    options = {
+        "copyts": None,
+        "fps_mode" if version > 5 else "vsync": "passthrough",
+        "avoid_negative_ts": "disabled",
+        "max_muxing_queue_size": 9999,
+        **_video_options(video, source, planned, settings, last_duration),
+        **_rider_options(along, window, source, shift),
+        **_muxer_options(source, planned, along),
+    }
+    if film is not None:
+        options["map_metadata"] = film_input
+        options["map_chapters"] = -1 if window else film_input
+        for place, one in enumerate(along.streams):
+            index = one.index if one else source.stream_index
+            options[f"map_metadata:s:{place}"] = f"{film_input}:s:{index}"
+    options["f"] = planned.muxer
+    compiled = ffmpeg.output(*streams, f"file:{partial.absolute()}", **options).compile(binary)
+    if film is not None and alone:
+        place = compiled.index("pipe:0") + 1
+        compiled[place:place] = ["-i", f"file:{source.path.absolute()}"]
+    stale = [tag for tag in along.tags if tag.lower().startswith(_STALE_TAGS)]
+    emptied = [part for tag in stale for part in (f"-metadata:s:{video}", f"{tag}=")]
+    quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
+    return [binary, *quiet, *compiled[1:-1], *emptied, compiled[-1]]
+
+
+def _colour_options(planned: Plan) -> dict[str, str]:
+    """Said of the pipe and of the output alike: where they differ, FFmpeg 7 and later convert."""
+    colour = planned.colour
+    options = {
+        "colorspace": "rgb" if colour.matrix == "gbr" else colour.matrix,
+        "color_range": "pc" if colour.full_range else "tv",
+        "color_primaries": colour.primaries,
+        "color_trc": colour.transfer,
+    }
+    if planned.pixel_format.sub_x or planned.pixel_format.sub_y:
+        options["chroma_sample_location"] = colour.siting
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _video_options(
+    place: int, source: VideoInfo, planned: Plan, settings: EncodeSettings, last_duration: int
+) -> dict[str, object]:
+    """How the pictures are coded, at ``place`` among the output's streams."""
+    codec = planned.codec
+    time_base, aspect = source.time_base, source.sample_aspect
+    if planned.muxer == "avi" and source.average_rate:
+        time_base = 1 / source.average_rate  # AVI counts frames; finer ticks would be padded
+    options: dict[str, object] = {
+        f"c:{place}": codec,
+        f"pix_fmt:{place}": planned.coded_format,
+        f"enc_time_base:{place}": f"{time_base.numerator}/{time_base.denominator}",
+        f"filter:{place}": f"setsar={aspect.numerator}/{aspect.denominator}:max=65535",
+        **{f"{name}:{place}": value for name, value in _colour_options(planned).items()},
+    }
+    if settings.bitrate is not None:
+        options[f"b:{place}"] = settings.bitrate
+    elif codec in _CRF:
+        crf = settings.crf if settings.crf is not None else _CRF[codec]
+        options[f"crf:{place}"] = f"{crf:g}"
+        if codec.startswith(("libvpx", "libaom")):
+            options[f"b:{place}"] = "0" if codec != "libvpx" else "100M"
+    elif codec in _QSCALE:
+        options[f"q:{place}"] = _QSCALE[codec]
+    if settings.preset is not None:
+        options[f"preset:{place}"] = settings.preset
+    if codec == "libvpx-vp9":
+        options[f"row-mt:{place}"] = 1
+    if codec == "libx265":
+        options[f"x265-params:{place}"] = "log-level=error"
+        if planned.muxer in MOV_FAMILY:
+            options[f"tag:{place}"] = "hvc1"  # what Apple's players look for
+    if planned.muxer == "avi":
+        options[f"bf:{place}"] = 0  # AVI stores no presentation times
+    elif last_duration > 0:
+        # NUT stores no durations, and the last one ends the film. Those before it follow from the
+        # next frame's time stamp, whatever is said here.
+        options[f"bsf:{place}"] = f"setts=duration={last_duration}"
+    return options
+
+
+def _rider_options(
+    along: Company, window: tuple[Fraction, Fraction | None] | None, source: VideoInfo, shift: int
+) -> dict[str, object]:
+    """How all the other streams come along."""
+    options: dict[str, object] = {}
+    for place, one in enumerate(along.streams):
+        if one is None:
+            options[f"disposition:{place}"] = along.disposition
+            continue
+        options[f"c:{place}"] = one.codec
+        if one.kind == "cover":
+            options[f"disposition:{place}"] = "attached_pic"
+        elif window and one.kind in ("audio", "subtitle"):
+            begin, end = (t if t is None else t - shift * source.time_base for t in window)
+            assert begin is not None
+            outside = f"lt(pts*tb,{_seconds(begin)})"
+            if end is not None:
+                outside += f"+gte(pts*tb,{_seconds(end)})"
+            # -ss and -to cut copied streams at the nearest key frame, by version; this is exact.
+            options[f"bsf:{place}"] = f"noise=drop='{outside}'"
+    return options
+
+
+def _window_options(
+    source: VideoInfo, shift: int, window: tuple[Fraction, Fraction | None]
+) -> dict[str, object]:
+    """Read the film from a second before the window to a second behind it, moved with the pictures."""
+    begin, end = window
+    options: dict[str, object] = {"itsoffset": _seconds(-shift * source.time_base)}
+    if begin > 1:
+        options |= {"seek_timestamp": 1, "ss": _seconds(begin - 1)}
+    if end is not None:
+        options["to"] = _seconds(end + 1)
+    return options
+
+
+def _muxer_options(source: VideoInfo, planned: Plan, along: Company) -> dict[str, object]:
+    if planned.muxer in MOV_FAMILY:
+        options: dict[str, object] = {
+            "video_track_timescale": source.time_base.denominator,
+            "movie_timescale": along.movie_timescale,
+        }
+        if along.apple_tags:
+            options["movflags"] = "+use_metadata_tags"  # place, camera, ... as QuickTime keys
+        return options
+    if planned.muxer == "mpegts":
+        return {"mpegts_copyts": 1, "muxdelay": 0, "muxpreload": 0}
+    return {}
+
+
+def _seconds(time: Fraction) -> str:
+    """To the microsecond, which is FFmpeg's own grain."""
+    return f"{round(time * 1_000_000) / 1_000_000:.6f}"
+
+
+# (a, b, c, d) of the display matrix, in units -> counter-clockwise degrees; libavutil/display.h.
+_TURNS = {(1, 0, 0, 1): 0, (0, -1, 1, 0): 90, (-1, 0, 0, -1): 180, (0, 1, -1, 0): -90}
+
+
+def _turn(source: VideoInfo, planned: Plan, version: int) -> dict[str, object]:
+    """Rotation and mirror as ffmpeg's options; MP4 and MOV get the exact matrix afterwards.
+
+    Raises UsageError where the container cannot hold it: a film on its side is no result.
+    """
+    matrix = source.display_matrix
+    if matrix is None or planned.muxer in MOV_FAMILY:
+        return {}
+    a, b, c, d = (matrix[i] / 65536 for i in (0, 1, 3, 4))
+    mirrored = a * d - b * c < 0
+    unmirrored = (-a, b, -c, d) if mirrored else (a, b, c, d)
+    turn = _TURNS.get((int(unmirrored[0]), int(unmirrored[1]), int(unmirrored[2]), int(unmirrored[3])))
+    if (turn, mirrored) == (0, False):
+        return {}
+    if planned.muxer != "matroska" or version < 7 or turn is None:
+        raise UsageError(
+            f"{source.path}: the film is rotated or mirrored for display, which {planned.muxer} as "
+            f"written by ffmpeg {version} cannot say; write .mp4 or .mov"
+        )
+    options: dict[str, object] = {"noautorotate": None, "display_rotation": turn}
+    if mirrored:
+        options["display_hflip"] = None
+    return options

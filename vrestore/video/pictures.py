@@ -1,0 +1,502 @@
+"""Folders of pictures, and single ones, as films: through FFmpeg's codecs, never by its file names.
+
+A picture's bytes are read and written by Python and only coded by FFmpeg. So a name may hold what
+it likes (``%d``, a leading dash, a colon), and what a file is called does not decide what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self, cast
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vrestore.errors import InputError, OutputError, UsageError
+from vrestore.video.colour import ColourConverter
+from vrestore.video.frame import Colour, Frame, PixelFormat, Plane, VideoInfo, Written
+from vrestore.video.pixels import layout_of, unpack
+
+PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+_PARTIAL: Final = ".partial"
+_EXIF_ORIENTATION: Final = 0x0112
+_NUMBER: Final = r"%((?:0\d+)?)d"
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name is a picture's. The file need not exist."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures right inside ``folder``, numbers in their names in order of size (2 before 10).
+
+    Hidden files are left out (macOS keeps ``._NAME.png`` beside NAME.png, and it is no picture).
+    Raises InputError for a folder that cannot be read or holds none.
+    """
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+    pictures = [entry for entry in entries if is_picture(entry) and entry.is_file()]
+    if not pictures:
+        names = sorted(entry.name for entry in entries)
+        found = f"{len(names)} others, {', '.join(names[:3])} among them" if names else "nothing"
+        wanted = " ".join(sorted(PICTURE_SUFFIXES))
+        raise InputError(f"{folder}: no picture in it ({wanted}); found: {found}")
+    return sorted(pictures, key=_natural)
+
+
+def probe_pictures(path: Path, rate: Fraction = Fraction(25)) -> VideoInfo:
+    """The facts of a folder of pictures or a single one, all from the first.
+
+    ``rate``: pictures a second. Raises InputError where there is none or the first is unreadable.
+    """
+    pictures = _pictures_of(path)
+    first = _decode(pictures[0])
+    height, width = first.planes[0].shape
+    return VideoInfo(
+        path=path,
+        container="pictures",
+        stream_index=0,
+        codec=first.codec,
+        width=width,
+        height=height,
+        native_format=first.native_format,
+        pixel_format=first.pixel_format,
+        colour=first.colour,
+        time_base=1 / rate,
+        average_rate=rate,
+        frame_count=len(pictures),
+        start_pts=0,
+        sample_aspect=Fraction(1),
+        display_matrix=None,  # Exif's orientation is obeyed in decoding
+        interlaced=False,
+        has_alpha=first.has_alpha,
+        streams=(),
+    )
+
+
+class PictureReader:
+    """The pictures of ``probe_pictures``' info as frames, pts 0, 1, 2...; can be iterated again.
+
+    Raises InputError, with the file's name, for a picture that is unreadable, of another size than
+    the first, or stored in another way. But grey ones among RGB ones become RGB.
+    """
+
+    damage: Final = None  # a picture that is damaged is an error: no other can stand in for it
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.info: Final = info
+        self.pictures: Final = _pictures_of(info.path)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for pts, path in enumerate(self.pictures):
+            yield Frame(self._planes(path), pts, 1)
+
+    def _planes(self, path: Path) -> tuple[Plane, ...]:
+        picture, info = _decode(path), self.info
+        height, width = picture.planes[0].shape
+        if (width, height) != (info.width, info.height):
+            raise InputError(
+                f"{path}: {width}x{height}, but {self.pictures[0].name} is "
+                f"{info.width}x{info.height}. Pictures of one film have one size: "
+                "put the others in a folder of their own."
+            )
+        if (picture.pixel_format, picture.colour) == (info.pixel_format, info.colour):
+            return picture.planes
+        wanted = info.pixel_format
+        if wanted.family == "rgb" and picture.pixel_format == PixelFormat("gray", wanted.depth):
+            return picture.planes * 3
+        raise InputError(
+            f"{path}: stored as {picture.native_format}, but {self.pictures[0].name} as "
+            f"{info.native_format}. Pictures of one film are stored in one way: convert them."
+        )
+
+
+class PictureWriter:
+    """Frames to numbered or named pictures in a folder, or one frame to one picture.
+
+    ``path``: a picture's name, or else a folder's. ``source``: the film that the frames come from;
+    a grey one gives grey pictures, one of more than 8 bits gives 16-bit PNG and TIFF.
+    ``names``: the pictures' file names in order, all of one kind. None: as PNG under the names of
+    the source's pictures; for a film 00000000.png and on, or what ``folder/%06d.tif`` says.
+
+    Nothing is under its final name before ``close``, and then all of it. With ``overwrite``, in a
+    folder that exists, pictures of the same names are replaced and everything else stays. Raises
+    UsageError for names that cannot be (no format of ours, twice the same, the input itself),
+    OutputError for what exists already or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: VideoInfo,
+        names: Sequence[str] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._pattern: Final = path.name if _is_pattern(path, source) else "%08d.png"
+        self.path: Final = path.parent if _is_pattern(path, source) else path
+        self._single: Final = is_picture(self.path) and not self.path.is_dir()
+        if self._single:
+            names = [path.name]
+        elif names is None and source.container == "pictures":
+            names = [f"{picture.stem}.png" for picture in _pictures_of(source.path)]
+        self._names: Final = names
+        self._overwrite: Final = overwrite
+        self._written: list[str] = []
+        self._open = True
+        _refuse_impossible_names(names or [self._pattern])
+        if self._single and (source.frame_count or 1) > 1:
+            raise UsageError(
+                f"{path}: one picture cannot hold {source.frame_count} frames; name a folder"
+            )
+        _refuse_input(self.path, source, self._single)
+        if not overwrite and _is_taken(self.path):
+            raise OutputError(f"{self.path}: exists already. Name another, or allow overwriting.")
+        self._coding: Final = _coding(names[0] if names else self._pattern, source)
+        self.pixel_format: Final = self._coding.pixel_format
+        self.colour: Final = self._coding.colour
+        final = self.path if self._single else self.path.resolve()
+        self._partial: Final = final.with_name(final.name + _PARTIAL)
+        if not self._single:
+            _make_partial_folder(self._partial)
+        elif not self.path.parent.is_dir():
+            raise OutputError(f"{self.path}: there is no folder {self.path.parent}")
+
+    def write(self, frame: Frame) -> None:
+        """One picture to disk, its planes in ``pixel_format``; its pts is of no weight."""
+        count = len(self._written)
+        if self._names is not None and count >= len(self._names):
+            raise OutputError(f"{self.path}: more frames than the {count} pictures named for them")
+        name = _numbered(self._pattern, count) if self._names is None else self._names[count]
+        partial = self._partial if self._single else self._partial / (name + _PARTIAL)
+        encoded = self._coding.encode(frame.planes)
+        try:
+            partial.write_bytes(encoded)
+            if not self._single:
+                partial.replace(self._partial / name)
+        except OSError as error:
+            raise OutputError(f"{partial}: cannot be written: {error.strerror}") from error
+        self._written.append(name)
+
+    def close(self) -> Written:
+        """Give what was written its final name. Raises OutputError where frames are missing."""
+        report = Written(self.path, len(self._written))
+        if not self._open:
+            return report
+        named = len(self._names) if self._names is not None else 1
+        if len(self._written) < named:
+            self.abort()
+            raise OutputError(f"{self.path}: {len(self._written)} frames came, not {named}")
+        self._open = False
+        taken = _is_taken(self.path)
+        if taken and not self._overwrite:
+            raise OutputError(f"{self.path}: was made by another meanwhile; see {self._partial}")
+        try:
+            if self._single:
+                self._partial.replace(self.path)
+            elif taken:
+                for name in self._written:
+                    (self._partial / name).replace(self.path / name)
+                self._partial.rmdir()
+            else:
+                if self.path.is_dir():
+                    self.path.rmdir()  # an empty one is in the way of a rename on Windows
+                self._partial.rename(self.path)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be made: {error.strerror}; what is done is in {self._partial}"
+            ) from error
+        return report
+
+    def abort(self) -> None:
+        """Leave nothing behind. After ``close``, nothing is left to do."""
+        if not self._open:
+            return
+        self._open = False
+        if self._single:
+            self._partial.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    planes: tuple[Plane, ...]
+    pixel_format: PixelFormat
+    colour: Colour
+    codec: str
+    native_format: str
+    has_alpha: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Coding:
+    """How a picture is stored: FFmpeg's encoder, its format and options, and what that holds."""
+
+    codec: str
+    native_format: str
+    options: dict[str, str]
+    pixel_format: PixelFormat
+    colour: Colour
+
+    def encode(self, planes: Sequence[Plane]) -> bytes:
+        """The file's bytes. Raises ValueError for planes that are not of the format."""
+        channels = 1 if self.pixel_format.family == "gray" else 3
+        shapes = {plane.shape for plane in planes}
+        if len(planes) != channels or len(shapes) != 1:
+            raise ValueError(f"{channels} planes of one size expected, got {shapes}")
+        stored: NDArray[Any] = planes[0]
+        if self.pixel_format.family == "yuv":
+            stored = np.stack(planes)
+        elif self.native_format == "bgra":
+            stored = np.stack((*planes[::-1], np.full_like(planes[0], 255)), axis=-1)
+        elif channels == 3:
+            stored = np.stack(planes[::-1] if self.native_format == "bgr24" else planes, axis=-1)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format=self.native_format)
+        encoder = cast("av.VideoCodecContext", av.CodecContext.create(self.codec, "w"))
+        encoder.width, encoder.height = frame.width, frame.height
+        encoder.pix_fmt = self.native_format
+        encoder.time_base = Fraction(1, 25)
+        encoder.sample_aspect_ratio = Fraction(1)
+        encoder.options = self.options
+        if self.colour.full_range:
+            encoder.color_range = frame.color_range = av.video.reformatter.ColorRange.JPEG
+        return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
+
+
+def _coding(name: str, source: VideoInfo) -> _Coding:
+    """How ``name``'s suffix and ``source``'s depth and family ask a picture to be stored."""
+    gray = source.pixel_format.family == "gray"
+    family: Literal["gray", "rgb"] = "gray" if gray else "rgb"
+    deep = source.pixel_format.depth > 8
+    rgb = Colour("gbr", full_range=True)
+    suffix = Path(name).suffix.lower()
+    if suffix in (".jpg", ".jpeg"):
+        # Quantiser 1: steps of 2, the finest that FFmpeg's encoder has. It knows no grey.
+        yuv = Colour("bt470bg", full_range=True, siting="center")
+        options = {"qmin": "1", "qmax": "1", "flags": "+bitexact"}
+        return _Coding("mjpeg", "yuvj444p", options, PixelFormat("yuv", 8), yuv)
+    if suffix == ".webp":
+        return _Coding("libwebp", "bgra", {"lossless": "1"}, PixelFormat("rgb", 8), rgb)
+    if suffix == ".bmp":
+        return _Coding("bmp", "bgr24", {}, PixelFormat("rgb", 8), rgb)
+    if suffix == ".png":
+        names = ("gray16be", "rgb48be") if deep else ("gray", "rgb24")
+        codec, options = "png", {"pred": "paeth", "compression_level": "3"}
+    else:
+        names = ("gray16le", "rgb48le") if deep else ("gray", "rgb24")
+        codec, options = "tiff", {"compression_algo": "deflate"}
+    pixel_format = PixelFormat(family, 16 if deep else 8)
+    return _Coding(codec, names[0] if gray else names[1], options, pixel_format, rgb)
+
+
+def _decode(path: Path) -> _Picture:
+    """The picture as stored, but upright. Raises InputError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    codec = _codec_of(data)
+    if codec is None:
+        raise InputError(f"{path}: no PNG, JPEG, TIFF, WebP or BMP picture is in it")
+    decoder = cast("av.VideoCodecContext", av.CodecContext.create(codec, "r"))
+    decoder.options = {"err_detect": "explode"}  # else half a picture passes, its rest grey
+    try:
+        frames = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: cannot be decoded as {codec}: {error.strerror}") from error
+    if len(frames) != 1 or frames[0].is_corrupt:
+        raise InputError(f"{path}: cannot be decoded as {codec}: damaged or cut short")
+    frame = frames[0]
+    layout = layout_of(frame.format.name)
+    if layout is None:
+        raise InputError(f"{path}: stored as {frame.format.name}, which vrestore cannot read")
+    picture = _Picture(
+        unpack(frame, layout),
+        layout.fmt,
+        _colour_of(frame, layout.fmt),
+        codec,
+        frame.format.name,
+        layout.has_alpha,
+    )
+    return _upright(picture, _orientation(data))
+
+
+def _codec_of(data: bytes) -> str | None:
+    if data.startswith(b"\x89PNG"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "mjpeg"
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "tiff"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return "bmp" if data.startswith(b"BM") else None
+
+
+def _colour_of(frame: av.VideoFrame, fmt: PixelFormat) -> Colour:
+    if fmt.family != "yuv":
+        return Colour("gbr", full_range=True)
+    # JFIF 1.02 and WebP's lossy format: BT.601's matrix, chroma amid its luma samples. WebP's is
+    # of limited range, and its decoder says so.
+    limited = frame.color_range == av.video.reformatter.ColorRange.MPEG
+    return Colour("bt470bg", full_range=not limited, siting="center")
+
+
+def _orientation(data: bytes) -> int:
+    """Exif's orientation, 1..8; 1 where the picture says none (Exif 2.3, 4.6.4 A)."""
+    start = 0
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        marker = re.search(
+            rb"Exif\0\0(?=II\*\0|MM\0\*)|(?:eXIf|EXIF....)(?=II\*\0|MM\0\*)", data, re.S
+        )
+        if marker is None:
+            return 1
+        start = marker.end()
+    tiff = memoryview(data)[start:]
+    order: Any = "little" if bytes(tiff[:2]) == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    directory = number(4, 4)
+    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
+        if number(entry, 2) == _EXIF_ORIENTATION:
+            value = number(entry + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _upright(picture: _Picture, orientation: int) -> _Picture:
+    """Turned and mirrored as ``orientation`` asks: sample for sample where chroma allows it."""
+    if orientation == 1:
+        return picture
+    fmt = picture.pixel_format
+    height, width = picture.planes[0].shape
+    if width % (1 << fmt.sub_x) or height % (1 << fmt.sub_y):
+        # Mirrored, the chroma of an odd size would lie beside its place: give each luma its own.
+        full = PixelFormat(fmt.family, fmt.depth)
+        rgb = ColourConverter(fmt, picture.colour, height, width).to_rgb(
+            [torch.from_numpy(plane) for plane in picture.planes]
+        )
+        converted = ColourConverter(full, picture.colour, height, width).from_rgb(rgb)
+        planes = tuple(plane.numpy() for plane in converted)
+        fmt = full
+    else:
+        planes = picture.planes
+    if orientation >= 5:
+        fmt = PixelFormat(fmt.family, fmt.depth, fmt.sub_y, fmt.sub_x)
+    turned = tuple(_turned(plane, orientation) for plane in planes)
+    return _Picture(
+        turned, fmt, picture.colour, picture.codec, picture.native_format, picture.has_alpha
+    )
+
+
+def _turned(plane: Plane, orientation: int) -> Plane:
+    """Exif names the side on which the stored first row and first column are to be seen."""
+    turned: NDArray[Any] = plane
+    if orientation >= 5:
+        turned = turned.T
+        orientation -= 4
+    if orientation in (2, 3):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned)
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    return list_pictures(path) if path.is_dir() else [path]
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    keys = [(1, 0, p) if nth % 2 == 0 else (0, int(p), "") for nth, p in enumerate(parts) if p]
+    return keys, path.name
+
+
+def _refuse_impossible_names(names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if Path(name).name != name:
+            raise UsageError(f"{name!r} is no plain file name")
+        if not is_picture(Path(name)):
+            raise UsageError(f"{name}: pictures are {' '.join(sorted(PICTURE_SUFFIXES))}")
+        if name.casefold() in seen:
+            raise UsageError(f"{name}: two pictures would have this name")
+        seen.add(name.casefold())
+    if len({Path(name).suffix.lower() for name in names}) > 1:
+        raise UsageError("the pictures of one folder are written in one format")
+
+
+def _refuse_input(path: Path, source: VideoInfo, single: bool) -> None:
+    if not path.exists() or not source.path.exists():
+        return
+    inside = source.path.is_dir() and single and path.parent.samefile(source.path)
+    if path.samefile(source.path) or inside:
+        raise UsageError(f"{path}: is the input itself; name another output")
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether something would be lost by writing there; an empty folder is nothing."""
+    try:
+        return any(path.iterdir()) if path.is_dir() else path.exists()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be looked into: {error.strerror}") from error
+
+
+def _is_pattern(path: Path, source: VideoInfo) -> bool:
+    return (
+        is_picture(path)
+        and source.container != "pictures"
+        and len(re.findall(_NUMBER, path.name)) == 1
+    )
+
+
+def _numbered(pattern: str, number: int) -> str:
+    return re.sub(_NUMBER, lambda found: format(number, f"{found[1]}d"), pattern)
+
+
+def _make_partial_folder(folder: Path) -> None:
+    """An empty one. What a run that was killed left in it goes; what is not a run's stays."""
+    try:
+        folder.mkdir(exist_ok=True)
+        for old in list(folder.iterdir()):
+            if not is_picture(old.with_name(old.name.removesuffix(_PARTIAL))):
+                raise OutputError(
+                    f"{folder}: holds {old.name}, which is none of ours; move it away"
+                )
+            old.unlink()
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{folder}: not writable")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
