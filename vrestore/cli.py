@@ -58,14 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Example: vrestore clip.mp4 --model basicvsr",
     )
     add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="films, folders of pictures, pictures")
+    add(
+        "inputs", nargs="*", type=Path, metavar="INPUT", help="films, folders of pictures, pictures"
+    )
     add("-i", "--input", dest="more", type=Path, action="append", default=[], metavar="INPUT",
         help="one more input")  # fmt: skip
     add("-o", "--output", type=Path, metavar="OUT",
         help="a file; with several inputs, or a trailing slash, a folder; NAME_%%08d.png: pictures "
         "(default: NAME_restored beside the input)")  # fmt: skip
-    add("-n", "--model", metavar="NAME", help="basicvsr (x4, default), bicubic (x4), identity (x1), "
-        "or a checkpoint's path")  # fmt: skip
+    add("-n", "--model", metavar="NAME",
+        help="basicvsr (x4, default), bicubic (x4), identity (x1), or a checkpoint's path")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
     add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
     add("--config", type=Path, metavar="TOML", help="options from a file; flags win over it")

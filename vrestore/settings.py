@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
-    """The dataclass that the file fills; UsageError names the key that is unknown or of a wrong type."""
+    """The dataclass that the file fills; UsageError names a key that is unknown or wrong."""
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

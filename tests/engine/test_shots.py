@@ -40,11 +40,12 @@ def pan(seed: int, count: int, step_px: int) -> Tensor:
 
 def cuts(clip: Tensor, detector: CutDetector | None = None) -> list[int]:
     """The first frame of every shot but the first."""
-    lengths = [
-        sum(1 for _ in shot)
-        for shot in shots(clip, lambda frame: frame, detector=detector or CutDetector())
-    ]
-    assert sum(lengths) == len(clip)
+    return cuts_of_stream(iter(clip), detector)
+
+
+def cuts_of_stream(frames: Iterator[Tensor], detector: CutDetector | None = None) -> list[int]:
+    parted = shots(frames, lambda frame: frame, detector=detector or CutDetector())
+    lengths = [sum(1 for _ in shot) for shot in parted]
     return [sum(lengths[:n]) for n in range(1, len(lengths))]
 
 
@@ -258,8 +259,7 @@ def test_an_error_of_the_source_passes_through() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        for shot in shots(broken(), lambda frame: frame):
-            list(shot)
+        cuts_of_stream(broken())
 
 
 # Real film

@@ -1,4 +1,4 @@
-"""Law 3: the whole shot is ``net(clip)``; chunks with look-ahead approach it as they look further."""
+"""Law 3: the whole shot is ``net(clip)``; chunks approach it as they look further ahead."""
 
 import pytest
 import torch

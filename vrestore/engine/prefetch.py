@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from threading import Condition, Thread, current_thread
+from threading import Condition, Event, Thread, current_thread
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -74,6 +74,31 @@ class _Belt(Generic[T]):
             self._changed.notify_all()
 
 
+class _Worker(Thread):
+    """A daemon thread whose end can be awaited under Ctrl-C.
+
+    ``done`` tells of it, not ``is_alive``: in Python 3.11 a ``join`` that Ctrl-C interrupts takes
+    the thread for ended while it still runs.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        super().__init__(target=work, name=name, daemon=True)
+        self.done = Event()
+
+    def run(self) -> None:
+        """Do the work, then say that it is done."""
+        try:
+            super().run()
+        finally:
+            self.done.set()
+
+    def await_end(self) -> None:
+        """Wait until the thread is gone, at most PATIENCE_S."""
+        # A garbage collection may close an abandoned `prefetch` from any thread, even this one.
+        if current_thread() is not self and self.done.wait(PATIENCE_S):
+            self.join()
+
+
 def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
     """The items of ``iterable``, in order, read ahead in a thread of their own.
 
@@ -90,13 +115,13 @@ def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
 
 
 def _prefetched(source: Iterator[T], belt: _Belt[T]) -> Iterator[T]:
-    reader = Thread(target=_read, args=(source, belt), name="vrestore-prefetch", daemon=True)
+    reader = _Worker(lambda: _read(source, belt), "vrestore-prefetch")
     reader.start()
     try:
         yield from belt
     finally:
         belt.stop()
-        _await_end(reader)
+        reader.await_end()
     if belt.error is not None:
         error, belt.error = belt.error, None
         try:
@@ -140,7 +165,7 @@ class WritingBehind(Generic[T]):
     def __init__(self, write: Callable[[T], object], depth: int) -> None:
         self._write = write
         self._belt: _Belt[T] = _Belt(depth)
-        self._writer = Thread(target=self._run, name="vrestore-writing-behind", daemon=True)
+        self._writer = _Worker(self._run, "vrestore-writing-behind")
 
     def __enter__(self) -> WritingBehind[T]:
         self._writer.start()
@@ -160,11 +185,11 @@ class WritingBehind(Generic[T]):
         try:
             if kind is None:
                 self._belt.end(self._belt.error)
-                while self._writer.is_alive():
-                    self._writer.join(WAIT_S)
+                while not self._writer.done.wait(WAIT_S):
+                    pass
         finally:
             self._belt.stop()
-            _await_end(self._writer)
+            self._writer.await_end()
         if kind is None and self._belt.error is not None:
             raise self._belt.error
 
@@ -175,9 +200,3 @@ class WritingBehind(Generic[T]):
                 del item
         except BaseException as error:
             self._belt.stop(error)
-
-
-def _await_end(thread: Thread) -> None:
-    # A garbage collection can close an abandoned generator from any thread, even from this one.
-    if thread is not current_thread():
-        thread.join(PATIENCE_S)

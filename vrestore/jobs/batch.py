@@ -76,4 +76,6 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another -o") from error
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another -o"
+        ) from error

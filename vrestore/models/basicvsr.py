@@ -74,10 +74,12 @@ class BasicVSR(RecurrentNetwork):
         return out
 
     def render(self, frame: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """Fuse both directions, enlarge twice by pixel shuffle, add the bilinear picture (fig. 3)."""
+        """Fuse both directions, enlarge twice by pixel shuffle, add the bilinear frame (fig. 3)."""
         x = torch.cat((features["backward"], features["forward"]), 1)
         x = F.leaky_relu(self.fusion(x), 0.1, inplace=True)
         x = F.leaky_relu(F.pixel_shuffle(self.upconv1(x), 2), 0.1, inplace=True)
         x = F.leaky_relu(F.pixel_shuffle(self.upconv2(x), 2), 0.1, inplace=True)
         x = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1, inplace=True))
-        return x + F.interpolate(frame, scale_factor=4, mode="bilinear", align_corners=False)
+        base = F.interpolate(frame, scale_factor=4, mode="bilinear", align_corners=False)
+        out: Tensor = x + base
+        return out

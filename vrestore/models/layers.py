@@ -44,7 +44,7 @@ def warp(x: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
     ``x``: ``(N, C, H, W)``; ``flow``: ``(N, 2, H, W)`` in pixels, channel 0 = x. Coordinates are
     float32 whatever the type of ``x``: half precision holds no sub-pixel beyond column 1024.
     """
-    n, _, h, w = x.shape
+    h, w = x.shape[2:]
     across = torch.arange(w, dtype=torch.float32, device=x.device) + flow[:, 0].float()
     down = torch.arange(h, dtype=torch.float32, device=x.device)[:, None] + flow[:, 1].float()
     grid = torch.stack((across * (2 / max(w - 1, 1)) - 1, down * (2 / max(h - 1, 1)) - 1), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class BasicModule(nn.Module):
         super().__init__()
         sizes = (8, *widths, 2)
         layers: list[nn.Module] = []
-        for c_in, c_out in zip(sizes, sizes[1:], strict=False):
+        for c_in, c_out in pairwise(sizes):
             layers += [nn.Conv2d(c_in, c_out, kernel, 1, kernel // 2), nn.ReLU(inplace=True)]
         self.basic_module = nn.Sequential(*layers[:-1])
 
@@ -29,11 +30,14 @@ class BasicModule(nn.Module):
 
 
 class SPyNet(nn.Module):
-    """Optical Flow Estimation using a Spatial Pyramid Network (Ranjan and Black, CVPR 2017, fig. 1).
+    """Optical Flow Estimation using a Spatial Pyramid Network (Ranjan, Black, CVPR 2017, fig. 1).
 
     The published network has 6 levels of five 7x7 convolutions (sec. 3.2); fewer levels, smaller
     kernels and widths make a compact variant of the same class.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, levels: int = 6, kernel: int = 7, widths: Sequence[int] = (32, 64, 32, 16)

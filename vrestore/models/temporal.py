@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +82,10 @@ class RecurrentNetwork(nn.Module, ABC):
         """The output frame ``(N, 3, scale*H, scale*W)`` from the features of all passes."""
 
     def forward(self, clip: Tensor) -> Tensor:
-        """A whole shot at once: ``(T, 3, H, W)`` or ``(N, T, 3, H, W)``; same form out, enlarged."""
+        """A whole shot: ``(T, 3, H, W)`` or ``(N, T, 3, H, W)`` in, the same form out, enlarged."""
         frames = clip.unsqueeze(0).unbind(1) if clip.dim() == 4 else clip.unbind(1)
         encoded = [self.encode(frame) for frame in frames]
-        flows = [self.flow(a, b) for a, b in zip(frames, frames[1:], strict=False)]
+        flows = [self.flow(a, b) for a, b in pairwise(frames)]
         features: list[dict[str, Tensor]] = [{} for _ in frames]
         for pass_ in self.passes:
             states: list[Tensor] = []

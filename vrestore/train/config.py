@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Data:
-    """Where the pictures are. ``folder`` holds ``clips/`` and ``photos/``; ``validation``, clips."""
+    """Where the pictures are. ``folder`` holds ``clips/`` and ``photos/``; ``validation`` clips."""
 
     folder: Path
     validation: Path
@@ -29,7 +29,7 @@ class FlowWarmUp:
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` optimiser steps on ``batch`` clips of ``frames`` x ``patch`` x ``patch`` LR pixels."""
+    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR."""
 
     steps: int
     batch: int

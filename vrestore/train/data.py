@@ -99,7 +99,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step``: LR frame pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN."""
+    """Item ``step``: LR pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN."""
 
     def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
         self.config = config
@@ -130,12 +130,16 @@ def clip_patch(
     rng: np.random.Generator, material: Material, frames: int, patch: int
 ) -> tuple[Tensor, Tensor]:
     """Aligned crops of one clip: LR ``(T, 3, p, p)`` and HR; of some places the most detailed."""
-    fitting = [c for c in material.clips if c[0].shape[0] >= frames and min(c[1].shape[2:]) >= patch]
+    fitting = [
+        c for c in material.clips if c[0].shape[0] >= frames and min(c[1].shape[2:]) >= patch
+    ]
     hr, lr = fitting[rng.integers(len(fitting))]
     stride = 2 if rng.random() < 0.1 and hr.shape[0] > 2 * frames else 1
     t = int(rng.integers(hr.shape[0] - (frames - 1) * stride))
     h, w = lr.shape[2:]
-    places = [(int(rng.integers(h - patch + 1)), int(rng.integers(w - patch + 1))) for _ in range(3)]
+    places = [
+        (int(rng.integers(h - patch + 1)), int(rng.integers(w - patch + 1))) for _ in range(3)
+    ]
     if rng.random() < 0.6:
         detail = []
         for y, x in places:

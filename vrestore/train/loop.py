@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.layers import ResidualBlockNoBN
+from vrestore.models.resize import imresize
 from vrestore.train.config import TrainConfig
 from vrestore.train.data import Batches, FlowPairs, Material, read_frames, shrink
 from vrestore.train.losses import charbonnier, end_point_error, photometric
@@ -47,7 +48,11 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
 
     state_file = run / "state.pt"
-    state = torch.load(state_file, map_location=device, weights_only=True) if state_file.exists() else None
+    state = (
+        torch.load(state_file, map_location=device, weights_only=True)
+        if state_file.exists()
+        else None
+    )
     if state is None:
         warm_up_flow(net.spynet, config, material, device, share)
     ema = copy.deepcopy(net).requires_grad_(False)
@@ -69,7 +74,9 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         loss = charbonnier(output, gt.to(device).float() / 255)
         if not torch.isfinite(loss):
             torch.save({"lq": lq, "gt": gt, "step": step}, run / "bad_batch.pt")
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; see {run}/bad_batch.pt")
+            raise FloatingPointError(
+                f"loss is {loss.item()} at step {step}; see {run}/bad_batch.pt"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         share.average_gradients(net.parameters())
@@ -92,7 +99,11 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         if step % config.log_every == 0 or gains:
             seconds = (time.monotonic() - tick) / len(losses)
             row = {"step": step, "loss": sum(losses) / len(losses), "norm": float(norm)}
-            write_row(run / "log.csv", row | {"s_per_step": seconds} | gains, [*row, "s_per_step", *validation])
+            write_row(
+                run / "log.csv",
+                row | {"s_per_step": seconds} | gains,
+                [*row, "s_per_step", *validation],
+            )
             log.info("step %d loss %.5f %.2f s/step %s", step, row["loss"], seconds, gains or "")
             losses, tick = [], time.monotonic()
         if step % config.save_every == 0 or last:
@@ -159,7 +170,9 @@ def warm_up_flow(
     optimiser = torch.optim.Adam(spynet.parameters(), config.flow.rate)
     for step, (pairs, truth) in enumerate(batches(FlowPairs(config, material, share), 0, config)):
         for group in optimiser.param_groups:
-            group["lr"] = config.flow.rate * 0.5 * (1 + math.cos(math.pi * step / config.flow.steps))
+            group["lr"] = (
+                config.flow.rate * 0.5 * (1 + math.cos(math.pi * step / config.flow.steps))
+            )
         ref, supp = (pairs.to(device).float() / 255).unbind(1)
         known = torch.isfinite(truth[:, 0, 0, 0]).to(device)
         pyramid: list[Tensor] = spynet.pyramid(ref, supp)  # type: ignore[operator]
@@ -171,7 +184,12 @@ def warm_up_flow(
         nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
         optimiser.step()
         if (step + 1) % config.log_every == 0:
-            log.info("flow step %d: end-point %.3f, photometric %.4f", step + 1, exact.item(), seen.item())
+            log.info(
+                "flow step %d: end-point %.3f, photometric %.4f",
+                step + 1,
+                exact.item(),
+                seen.item(),
+            )
 
 
 def load_validation(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -182,11 +200,12 @@ def load_validation(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def validate(
-    net: nn.Module, clips: dict[str, tuple[Tensor, Tensor]], device: torch.device, frames: int | None = 12
+    net: nn.Module,
+    clips: dict[str, tuple[Tensor, Tensor]],
+    device: torch.device,
+    frames: int | None = 12,
 ) -> dict[str, float]:
-    """Y-PSNR over bicubic in dB (8 bit, crop 4, mean of frames), whole clips of ``frames`` frames."""
-    from vrestore.models.resize import imresize
-
+    """Y-PSNR over bicubic in dB (8 bit, crop 4), the mean of each clip's first ``frames`` frames."""
     gains = {}
     for name, (lr, hr) in clips.items():
         x = (lr[:frames].to(device).float() / 255).contiguous()
@@ -198,7 +217,9 @@ def validate(
     return gains
 
 
-def save(path: Path, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+def save(
+    path: Path, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer, step: int
+) -> None:
     """All that is needed to go on; complete under its name or not there."""
     partial = path.with_suffix(".part")
     state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
@@ -214,5 +235,3 @@ def write_row(path: Path, row: dict[str, float], columns: list[str]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
-
-

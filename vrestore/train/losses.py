@@ -29,7 +29,7 @@ def end_point_error(pyramid: list[Tensor], truth: Tensor) -> Tensor:
 
 
 def photometric(flow: Tensor, ref: Tensor, supp: Tensor) -> Tensor:
-    """How badly ``supp`` warped by ``flow`` explains ``ref``, plus a little roughness of the flow."""
+    """How badly ``supp`` warped by ``flow`` explains ``ref``, plus some roughness of the flow."""
     error = charbonnier(warp(supp, flow, padding_mode="border"), ref, 1e-6)
     rough = flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean()
     return error + 0.005 * rough

@@ -29,9 +29,11 @@ class Share:
         return Share(dist.get_rank(), world)
 
     def check(self, batch: int) -> None:
-        """ValueError where the batch cannot be shared out evenly: the mean of means would be wrong."""
+        """ValueError where the batch cannot be shared evenly: the mean of means would be wrong."""
         if batch % self.world:
-            raise ValueError(f"a batch of {batch} cannot be shared by {self.world} processes evenly")
+            raise ValueError(
+                f"a batch of {batch} cannot be shared by {self.world} processes evenly"
+            )
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """The mean over all processes, in place, in one message."""

@@ -68,7 +68,9 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
         return Company((None,), movie_timescale=info.time_base.denominator)
     others = [stream for stream in info.streams if stream.index != info.stream_index]
     willing = [stream for stream in others if not _refusal(stream, muxer, cut)]
-    everyone_fits = _muxes(info, [Passenger(s.index, s.kind, "copy") for s in willing], muxer, binary)
+    everyone_fits = _muxes(
+        info, [Passenger(s.index, s.kind, "copy") for s in willing], muxer, binary
+    )
     streams: list[Passenger | None] = []
     copied, converted, dropped = [], [], []
     for stream in info.streams:

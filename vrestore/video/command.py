@@ -81,9 +81,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def plan(
-    suffix: str, source: VideoInfo, width: int, height: int, settings: EncodeSettings
-) -> Plan:
+def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: EncodeSettings) -> Plan:
     """Codec, samples and colour of the output. Raises UsageError for what contradicts itself."""
     muxer = CONTAINERS.get(suffix.lower())
     if muxer is None:
@@ -332,7 +330,9 @@ def _turn(source: VideoInfo, planned: Plan, version: int) -> dict[str, object]:
     a, b, c, d = (matrix[i] / 65536 for i in (0, 1, 3, 4))
     mirrored = a * d - b * c < 0
     unmirrored = (-a, b, -c, d) if mirrored else (a, b, c, d)
-    turn = _TURNS.get((int(unmirrored[0]), int(unmirrored[1]), int(unmirrored[2]), int(unmirrored[3])))
+    turn = _TURNS.get(
+        (int(unmirrored[0]), int(unmirrored[1]), int(unmirrored[2]), int(unmirrored[3]))
+    )
     if (turn, mirrored) == (0, False):
         return {}
     if planned.muxer != "matroska" or version < 7 or turn is None:

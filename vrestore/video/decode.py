@@ -50,7 +50,9 @@ class Decoder:
         self._info = info
         layout = layout_of(info.native_format)
         if layout is None:
-            raise InputError(f"{info.path}: cannot unpack {info.native_format}; probe the film anew")
+            raise InputError(
+                f"{info.path}: cannot unpack {info.native_format}; probe the film anew"
+            )
         self._layout = layout
         first = info.start_pts or 0
         self._first_pts = None if not start else first + start / info.time_base

@@ -82,7 +82,9 @@ class Encoder:
         binary = ffmpeg_binary()
         version = ffmpeg_version(binary)
         if version < _OLDEST_FFMPEG:
-            raise OutputError(f"{binary} is version {version}; install ffmpeg {_OLDEST_FFMPEG} or later")
+            raise OutputError(
+                f"{binary} is version {version}; install ffmpeg {_OLDEST_FFMPEG} or later"
+            )
         first = (source.start_pts or 0) * source.time_base
         cut = bool(start) or end is not None
         self._shift = round((start or 0) / source.time_base)

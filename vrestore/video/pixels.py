@@ -166,18 +166,16 @@ def unpack(picture: av.VideoFrame, layout: Layout) -> tuple[Plane, ...]:
         flat = layout_of(picture.format.name)
         assert flat is not None
         layout = flat
-    word = np.dtype(np.uint8)
-    if layout.fmt.depth > 8:
-        word = np.dtype(">u2" if layout.big_endian else "<u2")
+    word = "u1" if layout.fmt.depth <= 8 else (">u2" if layout.big_endian else "<u2")
     planes: list[Plane] = []
     for nth, (index, first, step) in enumerate(layout.components):
         subsampled = nth > 0 and layout.fmt.family == "yuv"
         width = -(-picture.width >> layout.fmt.sub_x) if subsampled else picture.width
         height = -(-picture.height >> layout.fmt.sub_y) if subsampled else picture.height
         stored = picture.planes[index]
-        lines: NDArray[np.uint8] = np.frombuffer(stored, np.uint8)
+        lines: NDArray[np.uint8] = np.frombuffer(memoryview(stored), np.uint8)
         lines = lines[: height * stored.line_size].reshape(height, stored.line_size)
-        samples = lines.view(word)[:, first::step][:, :width]
+        samples = lines.view(np.dtype(word))[:, first::step][:, :width]
         if layout.fmt.depth <= 8:
             planes.append(samples.astype(np.uint8, copy=True))
         else:

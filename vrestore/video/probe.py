@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import av.logging
+from av.sidedata.sidedata import Type as SideDataType
 
 from vrestore.errors import InputError
 from vrestore.video.frame import Colour, StreamInfo, VideoInfo
@@ -143,8 +144,8 @@ def open_film(path: Path) -> Iterator[av.container.InputContainer]:
         raise InputError(f"{path}: may not be read; check its permissions") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: is not a film that FFmpeg can open ({_reason(error)}); check that the file is "
-            "complete: `ffprobe FILE` should list its streams"
+            f"{path}: is not a film that FFmpeg can open ({_reason(error)}); check that the file "
+            "is complete: `ffprobe FILE` should list its streams"
         ) from error
     try:
         yield container
@@ -218,10 +219,8 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
 
 def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
     """The nine fixed-point entries; libavutil/display.h, native byte order."""
-    for data in picture.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return struct.unpack("=9i", bytes(data))
-    return None
+    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+    return None if data is None else struct.unpack("=9i", bytes(data))
 
 
 def _colour(
@@ -289,7 +288,7 @@ def _stated_siting(container: av.container.InputContainer, index: int) -> str | 
     av.logging.set_libav_level(av.logging.VERBOSE)
     av.logging.set_level(av.logging.VERBOSE)
     try:
-        text = container.dumps_format()
+        text: str = container.dumps_format()  # type: ignore[attr-defined]
     finally:
         av.logging.set_libav_level(av.logging.INFO)
         av.logging.set_level(before)

@@ -54,7 +54,9 @@ def verify(path: Path, written: PtsLog, time_base: Fraction, nth: int, kinds: li
             found = [s.type for s in film.streams if not is_cover(s)]
             for kind in set(kinds):
                 if found.count(kind) < kinds.count(kind):
-                    raise _wrong(path, f"{kinds.count(kind)} {kind} streams became {found.count(kind)}")
+                    raise _wrong(
+                        path, f"{kinds.count(kind)} {kind} streams became {found.count(kind)}"
+                    )
             if nth >= len(films):
                 raise _wrong(path, "it holds no video stream")
             own = films[nth].time_base

@@ -1,0 +1,38 @@
+"""The curve of a run: loss and validation gain against steps."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from vrestore.errors import UsageError
+
+SMOOTHED_ROWS = 9
+
+
+def plot(log: Path, picture: Path) -> None:
+    """Draw ``log.csv`` of a run; UsageError where matplotlib is not installed."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise UsageError("plots need matplotlib: pip install vrestore[train]") from error
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    steps, losses = [int(r["step"]) for r in rows], [float(r["loss"]) for r in rows]
+    half = SMOOTHED_ROWS // 2
+    near = [losses[max(0, i - half) : i + half + 1] for i in range(len(losses))]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    left.plot(steps, losses, alpha=0.3)
+    left.plot(steps, [sum(window) / len(window) for window in near])
+    left.set(xlabel="step", ylabel="Charbonnier loss", yscale="log")
+    clips = [c for c in rows[0] if c not in ("step", "loss", "norm", "s_per_step")]
+    scored = [r for r in rows if clips and r[clips[0]]]
+    for clip in clips:
+        right.plot([int(r["step"]) for r in scored], [float(r[clip]) for r in scored], label=clip)
+    right.set(xlabel="step", ylabel="Y-PSNR over bicubic [dB]")
+    right.legend(fontsize="small")
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)
