@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop, resumable, after this long")
     args = parser.parse_args()
     if args.plot:
-        return plot(args.folder / "log.csv", args.plot)
+        plot(args.folder / "log.csv", args.plot)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop_after_s = args.minutes * 60 if args.minutes else None
     train(read_toml(args.config, TrainConfig), args.folder, torch.device(args.device), stop_after_s)

@@ -6,7 +6,7 @@ import gc
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from threading import Event, current_thread, main_thread
 
@@ -22,6 +22,9 @@ SOON_S = 10.0  # waiting longer than this is a failure; nothing waits so long wh
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
+    for thread in set(threading.enumerate()) - before:
+        if isinstance(thread, threading.Timer):  # the tests' own
+            thread.join(SOON_S)
     assert set(threading.enumerate()) <= before
 
 
@@ -50,16 +53,27 @@ class Source:
             self.closed_in = current_thread()
 
 
-needs_ctrl_c = pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="no signal can be sent to the main thread here"
-)
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Presses Ctrl-C, as the terminal does, and returns when the main thread has noticed."""
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("no signal can be sent to the main thread here")
+    noticed = Event()
 
+    def interrupt(*_: object) -> None:
+        noticed.set()
+        raise KeyboardInterrupt
 
-def press_ctrl_c_after(seconds: float) -> None:
-    """As the terminal does: the signal reaches the main thread, whatever that waits for."""
-    main = main_thread().ident
-    assert main is not None
-    threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT)).start()
+    def press() -> None:
+        main = main_thread().ident
+        assert main is not None
+        noticed.wait(0.05)  # long enough for the main thread to be deep in its wait
+        signal.pthread_kill(main, signal.SIGINT)
+        assert noticed.wait(SOON_S)
+
+    former = signal.signal(signal.SIGINT, interrupt)
+    yield press
+    signal.signal(signal.SIGINT, former)
 
 
 # Reading ahead
@@ -136,7 +150,7 @@ def test_closing_stops_a_reader_that_waits_for_room_and_closes_the_source_in_its
     items = prefetch(iter(source), 2)
     next(items)
     assert full.wait(SOON_S)
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     assert source.closed_in in source.threads
     assert source.read == 4
     assert list(items) == []
@@ -166,14 +180,12 @@ def test_an_exception_in_the_consumer_stops_the_reader(kind: type[BaseException]
     assert source.closed_in in source.threads
 
 
-@needs_ctrl_c
-def test_ctrl_c_reaches_a_consumer_that_waits_for_a_slow_source() -> None:
-    go_on = Event()
-
+def test_ctrl_c_reaches_a_consumer_that_waits_for_a_slow_source(
+    ctrl_c: Callable[[], None],
+) -> None:
     def slow() -> Iterator[int]:
         yield 0
-        press_ctrl_c_after(0.05)
-        go_on.wait(0.3)
+        ctrl_c()
 
     with closing(prefetch(slow(), 2)) as items:
         assert next(items) == 0
@@ -195,7 +207,7 @@ def test_a_reader_that_hangs_does_not_hold_up_the_consumer_for_ever(
     items = prefetch(hangs(), 2)
     next(items)
     assert hanging.wait(SOON_S)
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     (reader,) = (t for t in threading.enumerate() if t.name == "vrestore-prefetch")
     assert reader.daemon
     release.set()
@@ -370,24 +382,28 @@ def test_the_error_of_the_block_wins_over_that_of_the_writer() -> None:
         work()
 
 
-@needs_ctrl_c
-def test_ctrl_c_while_the_rest_is_written_drops_the_rest() -> None:
+def test_ctrl_c_while_the_rest_is_written_drops_the_rest(ctrl_c: Callable[[], None]) -> None:
     written: list[int] = []
+    all_are_put = Event()
+    count = 1000
 
     def write(n: int) -> None:
         if n == 0:
-            press_ctrl_c_after(0.05)
-            Event().wait(0.3)  # the block has been left by now, and the signal is through
+            assert all_are_put.wait(SOON_S)
+            ctrl_c()
+        Event().wait(0.01)
         written.append(n)
 
     def work() -> None:
-        with WritingBehind(write, 8) as behind:
-            for n in range(5):
+        with WritingBehind(write, count) as behind:
+            for n in range(count):
                 behind.put(n)
+            all_are_put.set()
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert written == [0]
+    assert len(written) < count
+    assert written == list(range(len(written)))
 
 
 def test_a_put_after_the_end_is_refused() -> None:

@@ -67,6 +67,12 @@ def test_a_cut_between_frames_that_do_not_change_at_all_is_found() -> None:
     assert cuts(clip) == [5]
 
 
+def test_the_motion_of_a_shot_does_not_hide_the_end_of_the_next() -> None:
+    b, c = texture(2), texture(2).lerp(texture(3), 0.3)
+    stills = [picture.expand(5, -1, -1, -1) for picture in (b, c)]
+    assert cuts(torch.cat([pan(1, 10, 8), *stills])) == [10, 15]
+
+
 def test_a_picture_after_black_is_a_cut_and_so_is_black_after_a_picture() -> None:
     black = torch.zeros(6, 3, HEIGHT, WIDTH)
     assert cuts(torch.cat([black, still(1, 8), black])) == [6, 14]
@@ -322,3 +328,18 @@ def test_all_ten_cuts_between_real_scenes_are_found_and_no_other(
         edges.append(edges[-1] + len(part))
     assert all(b > a for a, b in pairwise(edges))
     assert cuts(torch.cat(parts)) == edges[1:]
+
+
+@pytest.mark.parametrize("flash_frames", [1, 2])
+def test_a_flash_in_a_fast_shot_of_real_film_is_not_a_cut(
+    film: Callable[[Path], Tensor], flash_frames: int
+) -> None:
+    fast = ["cars_above", "london_window", "tears_a", "hillside"]
+    white = torch.ones(())
+    for path in (path for path in clips("train/clips") if path.stem in fast):
+        whole = film(path)
+        for start in range(1, len(whole) - flash_frames, 4):
+            lit = whole[max(0, start - 6) : start + 8].clone()
+            first = min(start, 6)
+            lit[first : first + flash_frames].lerp_(white, 0.8)
+            assert cuts(lit) == [], (path.stem, start)

@@ -99,7 +99,7 @@ class _Worker(Thread):
             self.join()
 
 
-def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The items of ``iterable``, in order, read ahead in a thread of their own.
 
     The thread starts at the first ``next``. At most ``depth`` items wait in the queue and one more
@@ -114,7 +114,7 @@ def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
     return _prefetched(iter(iterable), _Belt(depth))
 
 
-def _prefetched(source: Iterator[T], belt: _Belt[T]) -> Iterator[T]:
+def _prefetched(source: Iterator[T], belt: _Belt[T]) -> Generator[T, None, None]:
     reader = _Worker(lambda: _read(source, belt), "vrestore-prefetch")
     reader.start()
     try:

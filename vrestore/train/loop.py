@@ -63,6 +63,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         ema.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
         step = int(state["step"])
+        if share.rank == 0:
+            forget_rows_after(step, run / "log.csv")
         log.info("resumed at step %d", step)
 
     losses: list[float] = []
@@ -205,7 +207,7 @@ def validate(
     device: torch.device,
     frames: int | None = 12,
 ) -> dict[str, float]:
-    """Y-PSNR over bicubic in dB (8 bit, crop 4), the mean of each clip's first ``frames`` frames."""
+    """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of the first ``frames`` frames of each clip."""
     gains = {}
     for name, (lr, hr) in clips.items():
         x = (lr[:frames].to(device).float() / 255).contiguous()
@@ -225,6 +227,14 @@ def save(
     state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
     torch.save(state | {"step": step}, partial)
     os.replace(partial, path)
+
+
+def forget_rows_after(step: int, path: Path) -> None:
+    """Drop from the log what the run is about to do again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        path.write_text("\n".join([header, *kept]) + "\n")
 
 
 def write_row(path: Path, row: dict[str, float], columns: list[str]) -> None:

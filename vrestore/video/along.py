@@ -18,17 +18,19 @@ _TRIAL_SECONDS = 120
 MOV_FAMILY = ("mp4", "mov")
 _COVER_FORMATS = ("mp4", "mov", "matroska")
 # What FFmpeg's MPEG-TS muxer takes but writes as private data, so that nobody can play it.
-_TS_CODECS = frozenset(
-    "aac aac_latm mp1 mp2 mp3 ac3 eac3 dts truehd opus s302m pcm_bluray "
-    "h264 hevc mpeg1video mpeg2video mpeg4 vc1 "
-    "dvb_subtitle dvb_teletext hdmv_pgs_subtitle".split()
+_TS_CODECS = (
+    *("aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus", "s302m"),
+    *("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "pcm_bluray"),
+    *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle"),
 )
 _SUBTITLE_ENCODERS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
 _AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "webm": "libopus", "avi": "ac3", "mpegts": "aac"}
+# Those that FFmpeg 5 knows, too.
 _DISPOSITIONS = (
-    "default dub original comment lyrics karaoke forced hearing_impaired visual_impaired "
-    "clean_effects captions descriptions metadata dependent still_image"
-).split()
+    *("default", "dub", "original", "comment", "lyrics", "karaoke", "forced", "captions"),
+    *("hearing_impaired", "visual_impaired", "clean_effects", "descriptions", "metadata"),
+    *("dependent", "still_image"),
+)
 
 
 @dataclass(frozen=True, slots=True)

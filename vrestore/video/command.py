@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import ffmpeg  # type: ignore[import-untyped]
+import ffmpeg
 
 from vrestore.errors import UsageError
 from vrestore.video.along import MOV_FAMILY, Company
@@ -102,8 +103,8 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
     if odd and codec.startswith(_NEEDS_EVEN):
         if settings.pix_fmt:
             raise UsageError(
-                f"{codec} cannot hold {width}x{height} as {coded}: its sizes are even; leave pix_fmt "
-                "out, or take yuv444p"
+                f"{codec} cannot hold {width}x{height} as {coded}: its sizes are even; "
+                "leave pix_fmt out, or take yuv444p"
             )
         fmt = replace(fmt, sub_x=0, sub_y=0)
         notes.append(f"{width}x{height} is odd: stored as {planar_name(fmt)}, not {coded}")
@@ -169,17 +170,17 @@ def arguments(
     """
     said = {**_colour_options(planned), **_turn(source, planned, version)}
     pictures = ffmpeg.input("pipe:0", f="nut", **said)
-    film = None
+    film: Any = None
     if source.streams:
-        options = _window_options(source, shift, window) if window else {}
-        film = ffmpeg.input(f"file:{source.path.absolute()}", **options)
+        part = _window_options(source, shift, window) if window else {}
+        film = ffmpeg.input(f"file:{source.path.absolute()}", **part)
     streams = [film[str(one.index)] if one else pictures["v:0"] for one in along.streams]
     # ffmpeg-python numbers the inputs in the order in which the streams name them, and leaves out
     # one that lends its tags and chapters only.
     film_input = 0 if along.streams[0] is not None else 1
     alone = along.streams == (None,)
     video = along.streams.index(None)
-    options = {
+    options: dict[str, object] = {
         "copyts": None,
         "fps_mode" if version > 5 else "vsync": "passthrough",
         "avoid_negative_ts": "disabled",
@@ -256,7 +257,7 @@ def _video_options(
     elif last_duration > 0:
         # NUT stores no durations, and the last one ends the film. Those before it follow from the
         # next frame's time stamp, whatever is said here.
-        options[f"bsf:{place}"] = f"setts=duration={last_duration}"
+        options[f"bsf:{place}"] = f"setts=pts=PTS:dts=DTS:duration={last_duration}"
     return options
 
 
@@ -286,7 +287,7 @@ def _rider_options(
 def _window_options(
     source: VideoInfo, shift: int, window: tuple[Fraction, Fraction | None]
 ) -> dict[str, object]:
-    """Read the film from a second before the window to a second behind it, moved with the pictures."""
+    """Read the film from a second before the window to one behind it, moved with the pictures."""
     begin, end = window
     options: dict[str, object] = {"itsoffset": _seconds(-shift * source.time_base)}
     if begin > 1:

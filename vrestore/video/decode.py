@@ -20,6 +20,11 @@ _BREAK_SECONDS = Fraction(1)
 _PLACEHOLDER_BYTES = 8
 # Their packets may be references that are never shown.
 _INVISIBLE_CODECS = ("vp8", "vp9", "av1")
+# They store when a picture is shown. After a seek in others (AVI, elementary streams), times would
+# be guesses: a part of those is read from the beginning.
+_SEEKABLE = (
+    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "nut", "flv", "mxf", "gif"),
+)
 # Pictures wait at most this long to be shown: H.264 and HEVC reorder 16, threads hold some more.
 _REORDER = 128
 
@@ -98,7 +103,7 @@ class Decoder:
             lost = lost if parts else 0
             parts.append(
                 f"{self._moved} time stamps did not rise, the first at "
-                f"{self._clock(self._first_moved)}, and were moved by the least that makes them rise"
+                f"{self._clock(self._first_moved)}, and were moved to just after the one before"
             )
         if not parts:
             return None
@@ -130,8 +135,8 @@ class Decoder:
             return
         if decoded_any:
             raise InputError(
-                f"{self._info.path}: no frame lies between the start and the end asked for; the last "
-                f"one is at {self._clock(self._last_pts)}. Choose an earlier start"
+                f"{self._info.path}: no frame lies between the start and the end asked for; "
+                f"the last one is at {self._clock(self._last_pts)}. Choose an earlier start"
             )
         why = self._errors[0] if self._errors else "the stream is empty"
         raise InputError(
@@ -207,9 +212,9 @@ class Decoder:
         container: av.container.InputContainer,
         stream: av.VideoStream,
         from_pts: Fraction | None,
-    ) -> Iterator[av.Packet]:
+    ) -> Iterator[av.Packet[av.VideoStream]]:
         """Packets from a key frame at or before ``from_pts``, or all of them."""
-        if from_pts is None:
+        if from_pts is None or self._info.container not in _SEEKABLE:
             yield from self._demux(container, stream)
             return
         back_ticks = 0
@@ -230,12 +235,13 @@ class Decoder:
             back_ticks = max(back_ticks * 2, int(2 / self._info.time_base))
         # No index that can be trusted: from the beginning.
         with open_film(self._info.path) as anew:
-            for packet in self._demux(anew, anew.streams[self._info.stream_index]):
-                yield packet
+            same = anew.streams[self._info.stream_index]
+            assert isinstance(same, av.VideoStream)
+            yield from self._demux(anew, same)
 
     def _demux(
-        self, container: av.container.InputContainer, stream: av.stream.Stream
-    ) -> Iterator[av.Packet]:
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[av.Packet[av.VideoStream]]:
         """Packets with data, up to the end or to where the file cannot be read on."""
         try:
             for packet in container.demux(stream):
@@ -293,11 +299,11 @@ class Decoder:
         if self._broke_off is not None and missing > 0:
             self._missing_at_end = missing
             self._broke_off += f" (frame {self._frames} of {info.frame_count})"
-        elif not self._errors and self._packets == info.frame_count and missing > 0:
-            # These containers store one packet a picture; a decoder that keeps silent lost some.
-            if info.codec not in _INVISIBLE_CODECS:
-                self._lost_count = missing
-                self._errors.append("packets without a picture")
+        complete = self._packets == info.frame_count and info.codec not in _INVISIBLE_CODECS
+        if complete and not self._errors and missing > 0:
+            # A container that counts its frames stores one packet a picture.
+            self._lost_count = missing
+            self._errors.append("packets without a picture")
 
     def _claimed_end(self) -> int | None:
         """Ticks at which the container says that this stream ends; None where it is silent."""

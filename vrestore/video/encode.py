@@ -120,7 +120,8 @@ class Encoder:
         except OSError as error:
             self._partial().unlink(missing_ok=True)
             raise OutputError(f"{binary} does not start: {error}") from error
-        assert self._child.stdin is not None and self._child.stderr is not None
+        assert self._child.stdin is not None
+        assert self._child.stderr is not None
         self._said: deque[str] = deque(maxlen=_STDERR_LINES)
         # A pipe that nobody reads stops the child; a queue of frames does not serve for lines.
         self._listener = threading.Thread(
@@ -284,11 +285,12 @@ class Encoder:
         said = list(self._said)
         if any("No space left on device" in line for line in said):
             return OutputError(
-                f"{self._path}: no space left on device; free some, or write elsewhere, and run again"
+                f"{self._path}: no space left on device; free some, or write elsewhere"
             )
         words = " / ".join(said[-4:]) or "it said nothing"
         return OutputError(
-            f"{self._path}: ffmpeg ended with status {status} after {self._log.count} frames: {words}"
+            f"{self._path}: ffmpeg ended with status {status} after {self._log.count} frames: "
+            f"{words}"
         )
 
     def _end(self) -> None:

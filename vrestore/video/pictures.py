@@ -329,12 +329,15 @@ def _decode(path: Path) -> _Picture:
     if codec is None:
         raise InputError(f"{path}: no PNG, JPEG, TIFF, WebP or BMP picture is in it")
     decoder = cast("av.VideoCodecContext", av.CodecContext.create(codec, "r"))
-    decoder.options = {"err_detect": "explode"}  # else half a picture passes, its rest grey
+    if codec == "mjpeg":
+        # The decoder that gives half a picture, its rest grey, where it is not told otherwise. The
+        # others refuse by themselves; told so, TIFF's refuses whole pictures as well.
+        decoder.options = {"err_detect": "explode"}
     try:
         frames = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     except av.FFmpegError as error:
         raise InputError(f"{path}: cannot be decoded as {codec}: {error.strerror}") from error
-    if len(frames) != 1 or frames[0].is_corrupt:
+    if len(frames) != 1 or frames[0].is_corrupt or (codec == "mjpeg" and not _jpeg_ends(data)):
         raise InputError(f"{path}: cannot be decoded as {codec}: damaged or cut short")
     frame = frames[0]
     layout = layout_of(frame.format.name)
@@ -361,6 +364,18 @@ def _codec_of(data: bytes) -> str | None:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     return "bmp" if data.startswith(b"BM") else None
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the end-of-image marker follows the first scan (ITU-T T.81, B.1.1.4).
+
+    A thumbnail before it has a marker of its own, and so has what some cameras append.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        fill = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0
 
 
 def _colour_of(frame: av.VideoFrame, fmt: PixelFormat) -> Colour:

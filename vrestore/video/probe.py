@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
@@ -219,8 +220,12 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
 
 def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
     """The nine fixed-point entries; libavutil/display.h, native byte order."""
-    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
-    return None if data is None else struct.unpack("=9i", bytes(data))
+    stored: Any = picture.side_data
+    try:
+        data = stored[SideDataType.DISPLAYMATRIX]
+    except KeyError:
+        return None
+    return struct.unpack("=9i", bytes(data))
 
 
 def _colour(

@@ -23,7 +23,7 @@ class PtsLog:
     """Time stamps that were written, in order, in an unnamed file: nothing grows with the film."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.count = 0
 
     def append(self, pts: int) -> None:
@@ -51,25 +51,24 @@ def verify(path: Path, written: PtsLog, time_base: Fraction, nth: int, kinds: li
     try:
         with open_film(path) as film:
             films = [stream for stream in film.streams.video if not is_cover(stream)]
-            found = [s.type for s in film.streams if not is_cover(s)]
-            for kind in set(kinds):
-                if found.count(kind) < kinds.count(kind):
-                    raise _wrong(
-                        path, f"{kinds.count(kind)} {kind} streams became {found.count(kind)}"
-                    )
+            found: list[str] = [s.type for s in film.streams if not is_cover(s)]
+            for kind in sorted(set(kinds)):
+                wanted, got = kinds.count(kind), found.count(kind)
+                if got < wanted:
+                    raise _wrong(path, f"{wanted} {kind} streams became {got}")
             if nth >= len(films):
                 raise _wrong(path, "it holds no video stream")
             own = films[nth].time_base
             assert own is not None
             times = _presented(film, films[nth])
             for number, pts in enumerate(written):
-                got = next(times, None)
-                if got is None:
+                shown = next(times, None)
+                if shown is None:
                     raise _wrong(path, f"{number} of {written.count} frames arrived")
-                if abs(got * own - pts * time_base) * 2 > own:
+                if abs(shown * own - pts * time_base) * 2 > own:
                     raise _wrong(
                         path,
-                        f"frame {number} is shown at {float(got * own):.6f} s instead of "
+                        f"frame {number} is shown at {float(shown * own):.6f} s instead of "
                         f"{float(pts * time_base):.6f} s",
                     )
             if next(times, None) is not None:
