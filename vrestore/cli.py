@@ -171,6 +171,3 @@ def _interrupt(*_: object) -> None:
     """A polite kill ends like Ctrl-C: nothing half-written, no child left."""
     raise KeyboardInterrupt
 
-
-if __name__ == "__main__":
-    sys.exit(main())

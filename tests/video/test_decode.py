@@ -84,15 +84,18 @@ def test_every_layout_unpacks_to_the_samples_it_was_packed_from(name: str, width
     small = (height >> fmt.sub_y, -(-width >> fmt.sub_x))
     shapes = [(height, width)] + [small] * (0 if fmt.family == "gray" else 2)
     planes = [random.integers(0, fmt.peak + 1, shape, dtype=word) for shape in shapes]
-    flat = av.VideoFrame(width, height, planar_name(fmt))
+    # swscale (FFmpeg 8.0) spoils gbrp10 -> gbrap10; planes with alpha need no packing anyway.
+    direct = name.startswith(("gbra", "yuva"))
+    flat = av.VideoFrame(width, height, name if direct else planar_name(fmt))
     if name.startswith("yuvj"):
         flat.color_range = 2
     order = (1, 2, 0) if fmt.family == "rgb" else range(len(planes))
-    for plane, index in zip(flat.planes, order, strict=True):
+    for plane, index in zip(flat.planes, order, strict=not direct):
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         stored = np.ascontiguousarray(planes[index]).view(np.uint8)
         lines[:, : stored.shape[1]] = stored
-    for got, want in zip(unpack(flat.reformat(format=name), layout), planes, strict=True):
+    packed = flat if direct else flat.reformat(format=name)
+    for got, want in zip(unpack(packed, layout), planes, strict=True):
         np.testing.assert_array_equal(got, want)
         assert got.flags.owndata
 

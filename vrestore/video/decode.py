@@ -22,9 +22,7 @@ _PLACEHOLDER_BYTES = 8
 _INVISIBLE_CODECS = ("vp8", "vp9", "av1")
 # They store when a picture is shown. After a seek in others (AVI, elementary streams), times would
 # be guesses: a part of those is read from the beginning.
-_SEEKABLE = (
-    *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "nut", "flv", "mxf", "gif"),
-)
+_SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "nut", "flv", "mxf", "gif"}
 # Pictures wait at most this long to be shown: H.264 and HEVC reorder 16, threads hold some more.
 _REORDER = 128
 

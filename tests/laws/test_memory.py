@@ -1,0 +1,59 @@
+"""Law 4: peak memory does not depend on length."""
+
+import gc
+import weakref
+
+import torch
+from films import film
+from networks import moving_clip, small_basicvsr
+
+import vrestore
+from vrestore import Restorer
+
+
+def test_a_long_shot_holds_no_more_frames_than_a_short_one():
+    """Counted, not weighed: how many of the source's frames are alive at once."""
+
+    def most_alive(frames):
+        alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+        most = 0
+
+        def source():
+            nonlocal most
+            for frame in moving_clip(8):
+                for _ in range(frames // 8):
+                    copy = frame.clone()
+                    alive.add(copy)
+                    yield copy
+                    del copy
+                    most = max(most, len(alive))
+
+        restorer = Restorer(
+            small_basicvsr(), chunk=4, lookahead=4, precision="fp32", device="cpu"
+        )
+        assert sum(1 for _ in restorer.stream(source())) == frames
+        return most
+
+    assert most_alive(160) == most_alive(40) <= 4 + 4 + 2
+
+
+def test_a_long_film_leaves_no_more_behind_than_a_short_one(tmp_path):
+    """Python objects that the road still holds when it is at frame n do not grow with n."""
+
+    def objects(frames):
+        source = film(tmp_path / f"{frames}.mkv", frames, "16x16", sound=False)
+        counts = []
+
+        def count(progress):
+            if progress.frames in (frames // 2, frames - 10):
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+
+        vrestore.restore(
+            source, tmp_path / f"{frames}out.mkv", model="identity", device="cpu", progress=count
+        )
+        return counts
+
+    objects(40)
+    middle, end = objects(400)
+    assert end - middle < 100

@@ -1,0 +1,226 @@
+"""The command: what it accepts, how it ends, what it leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from films import ffmpeg, film, seconds_of, shared
+
+from vrestore.cli import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--device", "cpu"])
+
+
+def test_a_film_and_nothing_else_is_enough(here, capsys):
+    film(here / "clip.mp4", 3)
+    assert run("clip.mp4", "-n", "bicubic") == 0
+    assert len(seconds_of(here / "clip_restored.mp4")) == 3
+    assert "3 frames, 64x48 -> 256x192" in capsys.readouterr().out
+
+
+def test_the_short_names_of_real_esrgan_work(here):
+    film(here / "clip.mp4", 2)
+    assert run("-i", "clip.mp4", "-o", "out.mkv", "-n", "bicubic", "-s", "2") == 0
+    assert len(seconds_of(here / "out.mkv")) == 2
+
+
+def test_json_lines_tell_progress_and_the_whole_report(here, capsys):
+    film(here / "clip.mp4", 5)
+    assert run("clip.mp4", "-n", "identity", "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0]["event"] == "progress"
+    assert [e for e in events if e["event"] == "progress"][-1]["frames"] == 5
+    report = events[-1]
+    assert report["event"] == "report"
+    assert report["frames"] == 5
+    assert report["guessed"]
+    assert any("aac" in copied for copied in report["copied"])
+
+
+def test_several_inputs_survive_a_bad_one_and_are_not_done_twice(here, capsys):
+    film(here / "a.mp4", 3)
+    film(here / "c.mp4", 3)
+    (here / "b.mp4").write_bytes(b"this is no film" * 100)
+    assert run("a.mp4", "b.mp4", "c.mp4", "-o", "OUT/", "-n", "identity") == 1
+    out, err = capsys.readouterr()
+    assert "2 restored" in out
+    assert "1 failed" in out
+    assert "b.mp4" in err
+    first = (here / "OUT" / "a.mp4").stat().st_mtime_ns
+    assert run("a.mp4", "c.mp4", "-o", "OUT/", "-n", "identity") == 0
+    assert "2 skipped" in capsys.readouterr().out
+    assert (here / "OUT" / "a.mp4").stat().st_mtime_ns == first
+    assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mp4", "c.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", "it's.mp4", 'q"uote.mp4', "100%d.mp4", "🎬 été.mp4", "a:b.mp4"]
+)
+def test_odd_names_work(here, name):
+    film(here / "plain.mp4", 2)
+    (here / "plain.mp4").rename(here / name)
+    assert run(name, "-n", "identity", "-o", "out " + name) == 0
+    assert len(seconds_of(here / ("out " + name))) == 2
+
+
+def test_a_leading_dash_works_behind_two_dashes(here):
+    film(here / "plain.mp4", 2)
+    (here / "plain.mp4").rename(here / "-n.mp4")
+    assert main(["-n", "identity", "--device", "cpu", "--", "-n.mp4"]) == 0
+    assert len(seconds_of(here / "-n_restored.mp4")) == 2
+
+
+def bad_inputs(here: Path) -> dict[str, Path]:
+    (here / "empty.mp4").touch()
+    (here / "garbage.mp4").write_bytes(os.urandom(20_000))
+    (here / "folder").mkdir()
+    (here / "folder" / "notes.txt").write_text("no pictures here")
+    ffmpeg("-f", "lavfi", "-i", "sine", "-t", "0.2", here / "sound.m4a")
+    return {p.name: p for p in here.iterdir()} | {"missing.mp4": here / "missing.mp4"}
+
+
+def test_bad_input_ends_in_one_clear_message_and_exit_code_3(here, capsys):
+    for name, path in bad_inputs(here).items():
+        assert run(path, "-n", "identity", "-o", here / "out.mp4") == 3, name
+        out, err = capsys.readouterr()
+        assert name in err
+        assert len(err.strip().splitlines()) == 1, err
+        assert "Traceback" not in err + out
+        assert not (here / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["clip.mp4", "-n", "basicvsrr"], 4, ["basicvsrr", "basicvsr"]),
+        (["clip.mp4", "--weights", "clip.mp4"], 4, ["clip.mp4"]),
+        (["clip.mp4", "--weights", "nowhere.pth"], 4, ["nowhere.pth"]),
+        (["clip.mp4", "-n", "identity", "-o", "no/such/folder/out.mp4"], 6, ["no/such/folder"]),
+        (["clip.mp4", "-n", "identity", "-o", "out.xyz"], 2, ["xyz"]),
+        (["clip.mp4", "-n", "identity", "-o", "clip.mp4", "--overwrite"], 2, ["clip.mp4"]),
+        (["clip.mp4", "--start", "soon"], 2, ["soon"]),
+        (["clip.mp4", "--start", "5", "--end", "3"], 2, ["end"]),
+        (["clip.mp4", "--crf", "9", "--bitrate", "1M"], 2, ["crf", "bitrate"]),
+        (["clip.mp4", "--nonsense"], 2, ["nonsense"]),
+        (["clip.mp4", "-n", "identity", "--codec", "libx999"], 2, ["libx999"]),
+        ([], 2, ["input"]),
+    ],
+)
+def test_each_mistake_is_told_with_its_exit_code(here, capsys, arguments, code, words):
+    film(here / "clip.mp4", 2)
+    assert run(*arguments) == code
+    err = capsys.readouterr().err
+    for word in words:
+        assert word in err
+    assert "Traceback" not in err
+    assert [p.name for p in here.iterdir()] == ["clip.mp4"]
+
+
+def test_an_existing_output_is_refused_with_code_6(here, capsys):
+    film(here / "clip.mp4", 2)
+    shutil.copy(here / "clip.mp4", here / "out.mp4")
+    assert run("clip.mp4", "-n", "identity", "-o", "out.mp4") == 6
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_damaged_film_is_restored_as_far_as_it_goes(here, capsys):
+    source = shared("fixtures/truncated.mp4")
+    assert run(source, "-n", "identity", "-o", "out.mp4") == 3
+    assert "49 frames were restored" in capsys.readouterr().err
+    assert len(seconds_of(here / "out.mp4")) == 49
+    assert run(source, "-n", "identity", "-o", "out2.mp4", "--allow-truncated") == 0
+
+
+def test_a_film_cut_short_says_how_much_was_lost(here, capsys):
+    film(here / "whole.mkv", 48, "160x120", options=("-g", "6"))
+    data = (here / "whole.mkv").read_bytes()
+    (here / "half.mkv").write_bytes(data[: len(data) // 2])
+    assert run("half.mkv", "-n", "identity", "-o", "out.mkv") == 3
+    err = capsys.readouterr().err
+    restored = len(seconds_of(here / "out.mkv"))
+    assert 5 < restored < 48
+    assert f"{restored} frames were restored" in err
+
+
+def test_odd_and_tiny_sizes_work(here):
+    for width, height in ((65, 49), (3, 2), (1, 1)):
+        options = ("-vf", f"scale={width}:{height}", "-c:v", "ffv1", "-pix_fmt", "yuv444p")
+        film(here / "clip.mkv", 2, options=options)
+        assert run("clip.mkv", "-n", "bicubic", "-o", f"{width}.mkv") == 0
+        samples = ffmpeg("-i", here / f"{width}.mkv", "-f", "rawvideo", "-pix_fmt", "gray", "-")
+        assert len(samples) == 2 * 16 * width * height
+
+
+def test_pictures_in_and_out(here):
+    (here / "frames").mkdir()
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24", "-frames:v", 3, here / "frames" / "%03d.png")
+    assert run("frames", "-n", "bicubic", "-o", "big") == 0
+    assert sorted(p.name for p in (here / "big").iterdir()) == ["001.png", "002.png", "003.png"]
+    assert run("frames/001.png", "-n", "bicubic") == 0
+    assert (here / "frames" / "001_restored.png").exists()
+    assert run("frames", "-n", "identity", "-o", "film.mkv") == 3  # one picture is four times larger
+    (here / "frames" / "001_restored.png").unlink()
+    assert run("frames", "-n", "identity", "-o", "film.mkv") == 0
+    assert len(seconds_of(here / "film.mkv")) == 3
+    assert run("film.mkv", "-n", "identity", "-o", "tiffs/%04d.tif") == 0
+    assert sorted(p.name for p in (here / "tiffs").iterdir()) == ["0000.tif", "0001.tif", "0002.tif"]
+
+
+def test_options_from_a_file_are_checked_and_flags_win(here, capsys):
+    film(here / "clip.mp4", 2)
+    (here / "good.toml").write_text('model = "identity"\ncodec = "ffv1"\n')
+    assert run("clip.mp4", "--config", "good.toml", "-o", "out.mkv", "--codec", "libx264") == 0
+    (here / "bad.toml").write_text('modle = "identity"\n')
+    assert run("clip.mp4", "--config", "bad.toml") == 2
+    assert "model" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_no_output_and_no_child(here):
+    film(here / "clip.mkv", 400, "320x240", options=("-c:v", "mpeg4", "-q:v", "9"))
+    command = [sys.executable, "-m", "vrestore", "clip.mkv", "-n", "bicubic", "-o", "out.mp4"]
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=here)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first frame is done
+    children = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True
+    ).stdout.split()
+    process.send_signal(signal.SIGINT)
+    process.stdout.close()
+    assert process.wait(60) == 130
+    assert children
+    time.sleep(0.2)
+    alive = [c for c in children if Path(f"/proc/{c}/exe").exists()]
+    assert alive == []
+    assert [p.name for p in here.iterdir()] == ["clip.mkv"]
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--model", "--start", "--scene-cuts", "--codec", "--overwrite", "--json"):
+        assert flag in text
+
+
+def test_naming_the_package_costs_nothing():
+    """No torch, no PyAV before they are needed: this is what keeps --help instant."""
+    code = (
+        "import sys, vrestore, vrestore.cli; vrestore.cli.build_parser().format_help();"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'av', 'numpy', 'tqdm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
