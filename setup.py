@@ -29,7 +29,15 @@ setup(
         "platformdirs",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "import-linter"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+        ],
         "train": ["matplotlib", "decord"],
     },
     entry_points={"console_scripts": ["vrestore = vrestore.cli:main"]},

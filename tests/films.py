@@ -85,5 +85,7 @@ def ffprobe(path: Path, *arguments: str) -> dict[str, object]:
     if binary is None:
         pytest.skip("needs ffprobe")
     command = [binary, "-v", "error", "-of", "json", *arguments, str(path)]
-    out: dict[str, object] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    out: dict[str, object] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )
     return out

@@ -172,12 +172,18 @@ def test_pictures_in_and_out(here):
     assert sorted(p.name for p in (here / "big").iterdir()) == ["001.png", "002.png", "003.png"]
     assert run("frames/001.png", "-n", "bicubic") == 0
     assert (here / "frames" / "001_restored.png").exists()
-    assert run("frames", "-n", "identity", "-o", "film.mkv") == 3  # one picture is four times larger
+    assert (
+        run("frames", "-n", "identity", "-o", "film.mkv") == 3
+    )  # one picture is four times larger
     (here / "frames" / "001_restored.png").unlink()
     assert run("frames", "-n", "identity", "-o", "film.mkv") == 0
     assert len(seconds_of(here / "film.mkv")) == 3
     assert run("film.mkv", "-n", "identity", "-o", "tiffs/%04d.tif") == 0
-    assert sorted(p.name for p in (here / "tiffs").iterdir()) == ["0000.tif", "0001.tif", "0002.tif"]
+    assert sorted(p.name for p in (here / "tiffs").iterdir()) == [
+        "0000.tif",
+        "0001.tif",
+        "0002.tif",
+    ]
 
 
 def test_options_from_a_file_are_checked_and_flags_win(here, capsys):

@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a file; with several inputs, or a trailing slash, a folder; NAME_%%08d.png: pictures "
         "(default: NAME_restored beside the input)")  # fmt: skip
     add("-n", "--model", metavar="NAME",
-        help="basicvsr (x4, default), bicubic (x4), identity (x1), or a checkpoint's path")  # fmt: skip
+        help="basicvsr (x4, default), bicubic (x4), identity (x1), or a checkpoint")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
     add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
     add("--config", type=Path, metavar="TOML", help="options from a file; flags win over it")
@@ -170,4 +170,3 @@ def complain(error: VrestoreError, as_json: bool) -> None:
 def _interrupt(*_: object) -> None:
     """A polite kill ends like Ctrl-C: nothing half-written, no child left."""
     raise KeyboardInterrupt
-

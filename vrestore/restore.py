@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,11 @@ def restore(
                 in_flight.append((frame.pts, frame.duration))
                 yield rgb
 
-        frames = map(seen, prefetch(reader, FRAMES_AHEAD))
-        with WritingBehind(writer.write, FRAMES_AHEAD) as behind:
-            for shot in shots(frames, picture_of, enabled=options.scene_cuts):
+        with (
+            closing(prefetch(reader, FRAMES_AHEAD)) as frames,
+            WritingBehind(writer.write, FRAMES_AHEAD) as behind,
+        ):
+            for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
                 for rgb in restorer.stream(entering(shot)):
                     if scale != restorer.scale:

@@ -28,9 +28,7 @@ def test_a_long_shot_holds_no_more_frames_than_a_short_one():
                     del copy
                     most = max(most, len(alive))
 
-        restorer = Restorer(
-            small_basicvsr(), chunk=4, lookahead=4, precision="fp32", device="cpu"
-        )
+        restorer = Restorer(small_basicvsr(), chunk=4, lookahead=4, precision="fp32", device="cpu")
         assert sum(1 for _ in restorer.stream(source())) == frames
         return most
 

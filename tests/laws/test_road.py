@@ -52,7 +52,10 @@ def test_identity_keeps_chroma_of_natural_film(tmp_path, name):
     source = tmp_path / "in.mkv"
     ffmpeg("-i", shared(name), "-frames:v", 5, "-c:v", "ffv1", "-pix_fmt", "yuv420p", "-an", source)
     go(source, tmp_path / "out.mkv", codec="ffv1")
-    a, b = raw(source, "yuv420p").reshape(5, -1), raw(tmp_path / "out.mkv", "yuv420p").reshape(5, -1)
+    a, b = (
+        raw(source, "yuv420p").reshape(5, -1),
+        raw(tmp_path / "out.mkv", "yuv420p").reshape(5, -1),
+    )
     luma = a.shape[1] * 2 // 3
     assert np.abs(a - b)[:, :luma].max() <= 1
     mse = np.square(a - b)[:, luma:].mean()

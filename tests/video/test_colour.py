@@ -266,14 +266,6 @@ def test_chroma_of_full_resolution_survives_half_of_it(shared: Path) -> None:
 
 
 @pytest.fixture
-def shared() -> Path:
-    folder = Path(__file__).resolve().parents[2].parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("no shared media beside the repository")
-    return folder
-
-
-@pytest.fixture
 def ffmpeg() -> str:
     found = shutil.which("ffmpeg")
     if found is None:

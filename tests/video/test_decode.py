@@ -282,3 +282,16 @@ def test_an_iterator_that_is_closed_closes_the_file(make_clip: MakeClip) -> None
 def test_a_second_pass_is_the_same_as_the_first(make_clip: MakeClip) -> None:
     decoder = Decoder(probe(make_clip("film.mp4", *SOURCE, *X264)))
     assert [f.pts for f in decoder] == [f.pts for f in decoder]
+
+
+@pytest.mark.parametrize("b_frames", ["0", "3"])
+def test_h264_in_avi_is_shown_when_it_was_stored(make_clip, b_frames):
+    """AVI keeps the order of storage alone: the k-th picture shown has the k-th time stored."""
+    lossless = ["-c:v", "libx264", "-crf", "0", "-bf", b_frames, "-pix_fmt", "yuv420p"]
+    source = ["-f", "lavfi", "-i", "mandelbrot=s=64x48:r=15", "-frames:v", "12"]
+    clip = make_clip("clip.avi", *source, *lossless)
+    witness = make_clip("clip.mkv", *source, "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    frames = list(Decoder(probe(clip)))
+    assert [frame.pts for frame in frames] == list(range(12))
+    for frame, true in zip(frames, Decoder(probe(witness)), strict=True):
+        assert (frame.planes[0] == true.planes[0]).all()

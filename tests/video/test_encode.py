@@ -693,9 +693,7 @@ def test_frames_that_do_not_fit_are_refused(make_clip: MakeClip, tmp_path: Path)
     encoder.abort()
 
 
-def test_avi_refuses_what_it_cannot_time(
-    shared: Path, either_ffmpeg: str, tmp_path: Path
-) -> None:
+def test_avi_refuses_what_it_cannot_time(shared: Path, either_ffmpeg: str, tmp_path: Path) -> None:
     for name in ("webcam_vfr.mov", "first_pts_10s.mp4"):
         with pytest.raises(UsageError, match="constant frame rate"):
             copy_film(shared / "fixtures" / name, tmp_path / "out.avi")

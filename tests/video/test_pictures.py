@@ -6,6 +6,7 @@ import errno
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from vrestore.errors import InputError, OutputError, UsageError
-from vrestore.video.frame import Colour, Frame, PixelFormat, Plane, VideoInfo
+from vrestore.video.frame import Colour, Frame, PixelFormat, Plane, StreamInfo, VideoInfo
 from vrestore.video.pictures import (
     PictureReader,
     PictureWriter,
@@ -195,14 +196,6 @@ def test_webp_is_of_limited_range(shared: Path) -> None:
     assert only(picture)[0].shape == (info.height, info.width)
 
 
-@pytest.fixture
-def shared() -> Path:
-    folder = Path(__file__).resolve().parents[2].parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("no shared media beside the repository")
-    return folder
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(16, 32), (15, 31)])
 def test_a_photo_on_its_side_is_read_upright(
@@ -290,6 +283,23 @@ def test_a_film_becomes_numbered_pictures_with_pts_in_order(tmp_path: Path) -> N
 def test_a_pattern_numbers_as_it_says(tmp_path: Path) -> None:
     written(tmp_path / "out" / "f%03d.tif", noise(3), noise(3))
     assert [entry.name for entry in list_pictures(tmp_path / "out")] == ["f000.tif", "f001.tif"]
+    again = probe_pictures(tmp_path / "out")
+    with PictureWriter(tmp_path / "again" / "%d.png", again) as writer:
+        for frame in PictureReader(again):
+            writer.write(frame)
+    assert [entry.name for entry in list_pictures(tmp_path / "again")] == ["0.png", "1.png"]
+
+
+def test_what_pictures_cannot_hold_is_reported(tmp_path: Path) -> None:
+    streams = (StreamInfo(0, "audio", "aac"), StreamInfo(1, "video", "h264"))
+    info = replace(film(), stream_index=1, streams=streams, has_alpha=True)
+    with PictureWriter(tmp_path / "out", info) as writer:
+        writer.write(frame_of(noise(3)))
+        report = writer.close()
+        assert report == writer.close()
+    assert (report.path, report.frames) == (tmp_path / "out", 1)
+    assert report.dropped == ("#0 audio aac: pictures hold none",)
+    assert report.notes == ("the alpha plane is left out",)
 
 
 def test_pictures_keep_their_own_names(tmp_path: Path) -> None:

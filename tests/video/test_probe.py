@@ -133,7 +133,7 @@ def test_an_interlaced_film_is_seen(make_clip: MakeClip) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a b.mp4", "it's \"so\".mp4", "100%.mp4", "%03d.mp4", "-dash.mp4", "a:b.mp4", "🎬 Straße.mp4"],
+    ["a b.mp4", 'it\'s "so".mp4', "100%.mp4", "%03d.mp4", "-dash.mp4", "a:b.mp4", "🎬 Straße.mp4"],
 )
 def test_no_character_in_a_name_is_in_the_way(
     name: str, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

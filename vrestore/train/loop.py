@@ -125,7 +125,7 @@ def initialise(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     net.conv_last.weight.data.mul_(0.1)  # type: ignore[union-attr, operator]
     for level in net.spynet.basic_module:  # type: ignore[union-attr]
-        level.basic_module[-1].weight.data.mul_(0.1)  # type: ignore[index, union-attr]
+        level.basic_module[-1].weight.data.mul_(0.1)
 
 
 def build_optimiser(net: BasicVSR, config: TrainConfig) -> torch.optim.Adam:
@@ -207,7 +207,7 @@ def validate(
     device: torch.device,
     frames: int | None = 12,
 ) -> dict[str, float]:
-    """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of the first ``frames`` frames of each clip."""
+    """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of each clip's first ``frames`` frames."""
     gains = {}
     for name, (lr, hr) in clips.items():
         x = (lr[:frames].to(device).float() / 255).contiguous()

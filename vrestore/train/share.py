@@ -44,7 +44,7 @@ class Share:
         dist.all_reduce(flat)
         flat /= self.world
         for gradient, part in zip(
-            gradients, flat.split([g.numel() for g in gradients]), strict=True
+            gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
         ):
             gradient.copy_(part.view_as(gradient))
 

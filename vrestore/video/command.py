@@ -88,7 +88,7 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
     if muxer is None:
         good = " ".join(name.removeprefix(".") for name in CONTAINERS)
         raise UsageError(f"films are not written as {suffix or 'nothing'}; use one of: {good}")
-    codec = settings.codec or ("libvpx-vp9" if muxer == "webm" else "libx264")
+    codec = settings.codec or _default_codec(muxer, settings)
     if settings.crf is not None and codec not in _CRF:
         raise UsageError(f"{codec} has no crf; leave it out, or give a bitrate")
     if settings.crf is not None and settings.bitrate is not None:
@@ -117,6 +117,14 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
     return Plan(muxer, codec, fmt, pipe, coded, colour, tuple(notes))
 
 
+def _default_codec(muxer: str, settings: EncodeSettings) -> str:
+    """H.264, except where the container cannot hold it or, in AVI, gives it wrong times."""
+    wishes = (settings.crf, settings.preset, settings.bitrate)
+    if muxer == "avi" and all(wish is None for wish in wishes):
+        return "mjpeg"
+    return "libvpx-vp9" if muxer == "webm" else "libx264"
+
+
 def _default_format(codec: str, source: VideoInfo) -> str:
     if codec in _LOSSLESS:
         return planar_name(source.pixel_format)
@@ -132,7 +140,9 @@ def _output_colour(colour: Colour, fmt: PixelFormat, height: int, coded: str) ->
         return colour if colour.matrix == "gbr" else replace(colour, matrix="gbr", full_range=True)
     if colour.matrix == "gbr":
         colour = replace(colour, matrix=matrix_by_size(height, None), full_range=False)
-    return replace(colour, full_range=True) if coded.startswith("yuvj") else colour
+    if coded.startswith("yuvj"):  # JFIF 1.02: readers take JPEG for this whatever is said
+        return replace(colour, matrix="bt470bg", full_range=True, siting="center")
+    return colour
 
 
 def _losses(source: VideoInfo, colour: Colour) -> list[str]:

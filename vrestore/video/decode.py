@@ -12,7 +12,7 @@ import av
 from vrestore.errors import InputError
 from vrestore.video.frame import Frame, VideoInfo
 from vrestore.video.pixels import layout_of, unpack
-from vrestore.video.probe import open_film
+from vrestore.video.probe import STORAGE_TIMES_ONLY, open_film
 
 # A film that ends this much before its own header says has broken off.
 _BREAK_SECONDS = Fraction(1)
@@ -172,6 +172,10 @@ class Decoder:
                     pictures = stream.decode(packet)
                 except (av.FFmpegError, ValueError) as error:
                     self._errors.append(_reason(error))
+                    if self._info.container in STORAGE_TIMES_ONLY and packet.pts in self._unshown:
+                        self._unshown.remove(packet.pts)  # the next picture must not take its time
+                        heapq.heapify(self._unshown)
+                        self._note_lost(packet.pts)
                     continue
                 yield from self._shown(pictures, after)
             failures = len(self._errors)
@@ -192,6 +196,8 @@ class Decoder:
         for picture in pictures:
             if after is not None and picture.pts is not None and picture.pts <= after:
                 continue
+            if self._info.container in STORAGE_TIMES_ONLY and self._unshown:
+                picture.pts = self._unshown[0]
             while picture.pts is not None and self._unshown and self._unshown[0] <= picture.pts:
                 waiting = heapq.heappop(self._unshown)
                 if waiting < picture.pts:
@@ -244,6 +250,8 @@ class Decoder:
         try:
             for packet in container.demux(stream):
                 if packet.size:
+                    if self._info.container in STORAGE_TIMES_ONLY:
+                        packet.pts = packet.dts
                     yield packet
         except (av.FFmpegError, OSError) as error:
             self._broke_off = f"the file cannot be read beyond {self._clock(self._last_pts)} "

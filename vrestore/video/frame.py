@@ -76,7 +76,7 @@ class VideoInfo:
     ``time_base`` is seconds per tick. ``frame_count`` is what the container claims (None: silent).
     ``display_matrix``: the nine entries of ISO/IEC 14496-12, 6.2.2, in 16.16 and 2.30 fixed point
     as stored, None where there is none. ``native_format`` is FFmpeg's name of the stored format;
-    ``pixel_format`` says how ``decode`` hands it over (packed and semi-planar unpacked, losslessly).
+    ``pixel_format`` says how ``decode`` hands it over (packed and semi-planar unpacked, lossless).
     """
 
     path: Path
@@ -101,7 +101,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished output is made of: frames written, other streams copied, converted, dropped."""
+    """What a finished output is made of; other streams were copied, converted or dropped."""
 
     path: Path
     frames: int

@@ -148,15 +148,17 @@ class PictureWriter:
         *,
         overwrite: bool = False,
     ) -> None:
-        self._pattern: Final = path.name if _is_pattern(path, source) else "%08d.png"
-        self.path: Final = path.parent if _is_pattern(path, source) else path
+        numbered = _is_pattern(path, source)
+        self._pattern: Final = path.name if numbered else "%08d.png"
+        self.path: Final = path.parent if numbered else path
         self._single: Final = is_picture(self.path) and not self.path.is_dir()
         if self._single:
             names = [path.name]
-        elif names is None and source.container == "pictures":
+        elif names is None and source.container == "pictures" and not numbered:
             names = [f"{picture.stem}.png" for picture in _pictures_of(source.path)]
         self._names: Final = names
         self._overwrite: Final = overwrite
+        self._source: Final = source
         self._written: list[str] = []
         self._open = True
         _refuse_impossible_names(names or [self._pattern])
@@ -195,7 +197,16 @@ class PictureWriter:
 
     def close(self) -> Written:
         """Give what was written its final name. Raises OutputError where frames are missing."""
-        report = Written(self.path, len(self._written))
+        report = Written(
+            self.path,
+            len(self._written),
+            dropped=tuple(
+                f"#{stream.index} {stream.kind} {stream.codec or '(no codec)'}: pictures hold none"
+                for stream in self._source.streams
+                if stream.index != self._source.stream_index
+            ),
+            notes=tuple(_losses(self._source)),
+        )
         if not self._open:
             return report
         named = len(self._names) if self._names is not None else 1
@@ -489,10 +500,30 @@ def _is_taken(path: Path) -> bool:
         raise OutputError(f"{path}: cannot be looked into: {error.strerror}") from error
 
 
+def _losses(source: VideoInfo) -> list[str]:
+    """What pictures cannot have of the film that they come from."""
+    notes = []
+    if source.has_alpha:
+        notes.append("the alpha plane is left out")
+    if source.interlaced:
+        notes.append("the source is interlaced; its pictures hold both fields")
+    if source.display_matrix is not None:
+        notes.append("the film asks to be turned when shown; its pictures are as they were stored")
+    if source.sample_aspect != 1:
+        aspect = source.sample_aspect
+        notes.append(
+            f"samples are {aspect.numerator}:{aspect.denominator}, not square; no picture says so"
+        )
+    if source.colour.transfer in ("smpte2084", "arib-std-b67"):
+        notes.append(f"HDR: the {source.colour.transfer} curve is kept, but pictures do not say so")
+    return notes
+
+
 def _is_pattern(path: Path, source: VideoInfo) -> bool:
+    """Whether ``path`` is a name for many, like ``%06d.png``; a single picture may be called so."""
     return (
         is_picture(path)
-        and source.container != "pictures"
+        and (source.container != "pictures" or (source.frame_count or 1) > 1)
         and len(re.findall(_NUMBER, path.name)) == 1
     )
 

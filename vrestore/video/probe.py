@@ -76,6 +76,9 @@ _PRIMARIES = {
 _SITINGS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
 
+# Containers that keep the order of storage only. What libavformat makes of it for H.264 is late by
+# a frame and, with B-frames, out of order; the times of storage, sorted, are those of display.
+STORAGE_TIMES_ONLY = frozenset({"avi"})
 _MAX_FRUITLESS_PACKETS = 1000  # then the stream counts as undecodable
 
 
@@ -183,14 +186,18 @@ def _first_picture(
     """The first frame that can be decoded."""
     reason = "the stream is empty"
     fruitless = 0
+    first_stored: int | None = None
     try:
         for packet in container.demux(stream):
+            first_stored = packet.dts if first_stored is None else first_stored
             try:
                 pictures = packet.decode()
             except av.FFmpegError as error:
                 pictures, reason = [], _reason(error)
             for picture in pictures:
                 assert isinstance(picture, av.VideoFrame)
+                if container.format.name in STORAGE_TIMES_ONLY:
+                    picture.pts = first_stored
                 return picture
             fruitless += 1
             if fruitless > _MAX_FRUITLESS_PACKETS:

@@ -13,7 +13,7 @@ from typing import IO
 import av
 
 from vrestore.errors import InputError, OutputError
-from vrestore.video.probe import is_cover, open_film
+from vrestore.video.probe import STORAGE_TIMES_ONLY, is_cover, open_film
 
 # H.264 and HEVC reorder at most 16 pictures; hidden frames of VP9 and AV1 are no packets.
 _REORDER = 64
@@ -78,9 +78,8 @@ def verify(path: Path, written: PtsLog, time_base: Fraction, nth: int, kinds: li
 
 
 def _presented(film: av.container.InputContainer, stream: av.VideoStream) -> Iterator[int]:
-    """Time stamps in the order of display. AVI has storage times only; what libavformat makes of
-    them for H.264 differs by version."""
-    stored = film.format.name == "avi"
+    """Time stamps in the order of display."""
+    stored = film.format.name in STORAGE_TIMES_ONLY
     waiting: list[int] = []
     for packet in film.demux(stream):
         pts = packet.dts if stored or packet.pts is None else packet.pts
