@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     name="vrestore",
     version="0.1.0",
-    description="Video restoration: one command, a real film in, the same film sharper and larger out",
+    description="Video restoration: one command, a real film in, a sharper and larger one out",
     long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

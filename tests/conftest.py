@@ -49,7 +49,7 @@ def either_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
-    """``make_clip(name, *arguments)``: run ffmpeg with ``arguments``, the clip's path comes last."""
+    """``make_clip(name, *arguments)``: run ffmpeg with ``arguments``, then the path."""
 
     def make(name: str, *arguments: str) -> Path:
         program = ffmpeg_on_path() or ffmpeg_of_the_wheel()

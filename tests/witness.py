@@ -47,14 +47,20 @@ def times_of(path: Path, kind: str = "video") -> list[Fraction]:
 
 
 def assert_same_pts(wanted: Path | Iterable[Fraction], got: Path, kind: str = "video") -> None:
-    """Every packet at the same time, within half a tick of ``got``'s container."""
+    """Every packet at the same time, within half a tick of ``got``'s container.
+
+    FFmpeg counts samples where it copies sound, and so mends the rounding of a coarser source.
+    """
     times = times_of(wanted, kind) if isinstance(wanted, Path) else list(wanted)
     stream = _first(got, kind)
+    tick = stream.tick
+    if kind == "audio" and isinstance(wanted, Path):
+        tick = max(tick, _first(wanted, kind).tick)
     found = [packet.time for packet in stream.packets]
     assert len(found) == len(times), f"{len(times)} {kind} packets became {len(found)}"
     for number, (want, have) in enumerate(zip(times, found, strict=True)):
         difference = abs(want - have)
-        assert difference * 2 <= stream.tick, f"{kind} packet {number}: {want} became {have}"
+        assert difference * 2 <= tick, f"{kind} packet {number}: {want} became {have}"
 
 
 def assert_same_packets(wanted: Path, got: Path, kinds: Iterable[str]) -> None:
@@ -65,8 +71,9 @@ def assert_same_packets(wanted: Path, got: Path, kinds: Iterable[str]) -> None:
     assert [s.kind for s in after] == [s.kind for s in before]
     for old, new in zip(before, after, strict=True):
         assert [p.payload for p in new.packets] == [p.payload for p in old.packets], old.kind
+        tick = max(old.tick, new.tick) if old.kind == "audio" else new.tick
         for was, now in zip(old.packets, new.packets, strict=True):
-            assert abs(was.time - now.time) * 2 <= new.tick, f"{old.kind}: {was.time} -> {now.time}"
+            assert abs(was.time - now.time) * 2 <= tick, f"{old.kind}: {was.time} -> {now.time}"
 
 
 def _first(path: Path, kind: str) -> Stream:
@@ -79,8 +86,11 @@ def _by_ffprobe(program: str, path: Path) -> list[Stream]:
     said = json.loads(reply.stdout)
     packets: dict[int, list[Packet]] = {}
     ticks = {s["index"]: Fraction(s["time_base"]) for s in said["streams"]}
+    covers = {s["index"] for s in said["streams"] if s["disposition"]["attached_pic"]}
     for packet in said["packets"]:
         index, time = packet["stream_index"], packet.get("pts", packet.get("dts"))
+        if time is None and index in covers:
+            time = 0
         if time is not None:
             data = packet["data_hash"].removeprefix("MD5:")
             packets.setdefault(index, []).append(Packet(time * ticks[index], data))

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -250,7 +251,7 @@ def test_times_that_do_not_rise_are_moved_by_one_tick_and_told(make_clip: MakeCl
     decoder = Decoder(probe(clip))
     times = [frame.pts for frame in decoder]
     assert len(times) == 10
-    assert all(a < b for a, b in zip(times, times[1:], strict=False))
+    assert all(a < b for a, b in pairwise(times))
     assert decoder.damage is not None
     assert decoder.damage.lost_frames == 0
     assert "did not rise" in decoder.damage.message
@@ -260,7 +261,7 @@ def test_frames_without_times_follow_each_other(make_clip: MakeClip) -> None:
     info = probe(make_clip("raw.h264", *SOURCE, *X264, "-f", "h264"))
     frames = list(Decoder(info))
     assert len(frames) == 50
-    assert all(a.pts < b.pts for a, b in zip(frames, frames[1:], strict=False))
+    assert all(a.pts < b.pts for a, b in pairwise(frames))
 
 
 def test_an_iterator_that_is_closed_closes_the_file(make_clip: MakeClip) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import struct
@@ -17,7 +18,7 @@ import witness
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.video.decode import Decoder
-from vrestore.video.encode import CONTAINERS, EncodeReport, Encoder, EncodeSettings
+from vrestore.video.encode import CONTAINERS, Encoder, EncodeReport, EncodeSettings
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Frame, PixelFormat, VideoInfo
 from vrestore.video.isobmff import write_display_matrix
@@ -59,6 +60,14 @@ def copy_film(
         for frame in Decoder(info, **part):
             encoder.write(as_wanted(frame, encoder.pixel_format, width, height))
         return encoder.close()
+
+
+def assert_same_sound(source: Path, target: Path) -> None:
+    """Packet for packet; in a transport stream AAC gets a header (ADTS), so by times alone."""
+    if target.suffix in (".ts", ".m2ts"):
+        witness.assert_same_pts(source, target, "audio")
+    else:
+        witness.assert_same_packets(source, target, ("audio",))
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -124,12 +133,12 @@ def test_every_pts_survives_variable_frame_rate(
     timed = ("-enc_time_base", "1:90000", "-video_track_timescale", "90000")
     source = make_clip("uneven.mp4", *PICTURES, *TONE, *uneven, *timed, *X264)
     times = witness.times_of(source)
-    gaps = {b - a for a, b in zip(times, times[1:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(times)}
     assert len(gaps) > 10
     target = tmp_path / f"out.{suffix}"
     copy_film(source, target)
     witness.assert_same_pts(source, target)
-    witness.assert_same_packets(source, target, ("audio",))
+    assert_same_sound(source, target)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "ts", "m2ts", "m4v"])
@@ -139,12 +148,13 @@ def test_a_late_start_stays_late(
 ) -> None:
     delay = ("-itsoffset", "1.25")
     inputs = (*delay, *PICTURES, *TONE) if late == "video" else (*PICTURES, *delay, *TONE)
-    source = make_clip("late.mp4", *inputs, *X264, "-movie_timescale", "44100")
+    times = ("-fps_mode", "passthrough", "-movie_timescale", "44100")
+    source = make_clip("late.mp4", *inputs, *X264, *times)
     assert abs(witness.times_of(source, late)[0] - Fraction(5, 4)) < Fraction(1, 20)
     target = tmp_path / f"out.{suffix}"
     copy_film(source, target)
     witness.assert_same_pts(source, target)
-    witness.assert_same_packets(source, target, ("audio",))
+    assert_same_sound(source, target)
 
 
 LOSSLESS = ["yuv420p", "yuv422p10le", "yuv444p12le", "yuvj422p", "gray", "gray16le", "bgr0"]
@@ -329,7 +339,7 @@ def test_sound_subtitles_chapters_and_tags_come_along_in_their_order(
         assert any("subtitle subrip -> mov_text" in line for line in report.converted)
         assert any("attachment" in line for line in report.dropped)
         subtitles = next(s for s in witness.streams_of(target) if s.kind == "subtitle")
-        assert Fraction(1, 5) in [packet.time for packet in subtitles.packets]
+        assert set(witness.times_of(rich, "subtitle")) <= {p.time for p in subtitles.packets}
 
 
 def test_subtitles_of_mp4_become_srt_in_matroska(
@@ -340,7 +350,7 @@ def test_subtitles_of_mp4_become_srt_in_matroska(
     assert any("-> srt" in line for line in report.converted)
     stream = next(s for s in witness.streams_of(tmp_path / "out.mkv") if s.kind == "subtitle")
     assert stream.codec in ("subrip", "srt")
-    assert [packet.time for packet in stream.packets] == [Fraction(1, 5)]
+    assert [packet.time for packet in stream.packets] == witness.times_of(rich, "subtitle")
 
 
 def test_what_a_container_cannot_hold_is_converted_or_dropped_and_told(
@@ -355,7 +365,7 @@ def test_what_a_container_cannot_hold_is_converted_or_dropped_and_told(
     witness.assert_same_pts(rich, tmp_path / "out.webm")
     report = copy_film(rich, tmp_path / "out.ts")
     assert any("subtitle" in line for line in report.dropped)
-    witness.assert_same_packets(rich, tmp_path / "out.ts", ("audio",))
+    assert_same_sound(rich, tmp_path / "out.ts")
 
 
 def test_sound_that_players_would_not_find_in_a_transport_stream_is_converted(
@@ -412,7 +422,8 @@ def test_a_part_of_a_film_begins_where_the_film_did(
     before = next(s for s in witness.streams_of(source) if s.kind == "audio")
     after = next(s for s in witness.streams_of(target) if s.kind == "audio")
     kept = [p for p in before.packets if first + start <= p.time < first + end]
-    assert [p.payload for p in after.packets] == [p.payload for p in kept]
+    if suffix != "ts":
+        assert [p.payload for p in after.packets] == [p.payload for p in kept]
     for was, now in zip(kept, after.packets, strict=True):
         assert abs(was.time - start - now.time) * 2 <= after.tick + Fraction(1, 500_000)
 
@@ -677,7 +688,7 @@ def test_a_talkative_ffmpeg_does_not_stop_the_frames(
 ) -> None:
     source = make_clip("in.mp4", *PICTURES, *X264)
     feigned("yes 'blah blah' | head -n 200000 >&2; cat >/dev/null; echo 'last words' >&2; exit 3")
-    with pytest.raises(OutputError, match="status 3 after 50 frames: .*last words"):
+    with pytest.raises(OutputError, match=r"status 3 after 50 frames: .*last words"):
         copy_film(source, tmp_path / "out.mkv")
 
 

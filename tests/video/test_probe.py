@@ -95,7 +95,16 @@ def test_what_the_stream_does_not_say_is_decided_and_listed(make_clip: MakeClip)
     assert silent.colour.matrix == "smpte170m"
     assert not silent.colour.full_range
     assert {"matrix", "range"} <= set(silent.colour.guessed)
-    tags = "-colorspace bt470bg -color_range pc -color_primaries bt470bg -color_trc gamma28".split()
+    tags = [
+        "-colorspace",
+        "bt470bg",
+        "-color_range",
+        "pc",
+        "-color_primaries",
+        "bt470bg",
+        "-color_trc",
+        "gamma28",
+    ]
     told = probe(make_clip("told.mkv", *SMALL, *X264, *tags))
     assert (told.colour.matrix, told.colour.full_range) == ("bt470bg", True)
     assert (told.colour.primaries, told.colour.transfer) == ("bt470bg", "gamma28")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +48,8 @@ _OWN_FORMAT = {
     "prores_ks": "yuv422p10le",
 }
 _NEEDS_EVEN = ("libx264", "libx265", "h264_", "hevc_")
+# Ticks per second of all streams, where the muxer allows but one.
+_TICKS = {"matroska": 1000, "webm": 1000, "mpegts": 90000}
 # Facts of the source's coding that would be lies about ours (Matroska statistics and the like).
 _STALE_TAGS = ("encoder", "rotate", "alpha_mode", "duration", "_statistics", "bps", "number_of_")
 _OLDEST = 5
@@ -190,13 +193,16 @@ def arguments(
     film_input = 0 if along.streams[0] is not None else 1
     alone = along.streams == (None,)
     video = along.streams.index(None)
+    kept = None
+    if window:
+        kept = _window_filter(planned.muxer, version, window, shift * source.time_base)
     options: dict[str, object] = {
         "copyts": None,
         "fps_mode" if version > 5 else "vsync": "passthrough",
         "avoid_negative_ts": "disabled",
         "max_muxing_queue_size": 9999,
         **_video_options(video, source, planned, settings, last_duration),
-        **_rider_options(along, window, source, shift),
+        **_rider_options(along, kept),
         **_muxer_options(source, planned, along),
     }
     if film is not None:
@@ -271,10 +277,8 @@ def _video_options(
     return options
 
 
-def _rider_options(
-    along: Company, window: tuple[Fraction, Fraction | None] | None, source: VideoInfo, shift: int
-) -> dict[str, object]:
-    """How all the other streams come along."""
+def _rider_options(along: Company, window_filter: str | None) -> dict[str, object]:
+    """How all the other streams come along; ``window_filter`` keeps a part of them."""
     options: dict[str, object] = {}
     for place, one in enumerate(along.streams):
         if one is None:
@@ -283,15 +287,26 @@ def _rider_options(
         options[f"c:{place}"] = one.codec
         if one.kind == "cover":
             options[f"disposition:{place}"] = "attached_pic"
-        elif window and one.kind in ("audio", "subtitle"):
-            begin, end = (t if t is None else t - shift * source.time_base for t in window)
-            assert begin is not None
-            outside = f"lt(pts*tb,{_seconds(begin)})"
-            if end is not None:
-                outside += f"+gte(pts*tb,{_seconds(end)})"
-            # -ss and -to cut copied streams at the nearest key frame, by version; this is exact.
-            options[f"bsf:{place}"] = f"noise=drop='{outside}'"
+        elif window_filter and one.kind in ("audio", "subtitle"):
+            options[f"bsf:{place}"] = window_filter
     return options
+
+
+def _window_filter(
+    muxer: str, version: int, window: tuple[Fraction, Fraction | None], moved: Fraction
+) -> str:
+    """A bitstream filter that keeps packets within ``window``, after all was ``moved`` down.
+
+    -ss and -to cut copied streams at a key frame, and differently by version; this is exact.
+    """
+    # FFmpeg 5 filters packets in the muxer's ticks, and says another ``tb``.
+    ticks = _TICKS.get(muxer) if version < 6 else None
+    scale, time = (ticks, "pts") if ticks else (1_000_000, "pts*tb*1000000")
+    begin, end = (None if t is None else math.ceil((t - moved) * scale) for t in window)
+    outside = f"lt({time},{begin})"
+    if end is not None:
+        outside += f"+gte({time},{end})"
+    return f"noise=drop='{outside}'"
 
 
 def _window_options(

@@ -21,7 +21,7 @@ from typing import IO, Self
 import av
 import numpy as np
 
-from vrestore.errors import OutputError, UsageError
+from vrestore.errors import OutputError, UsageError, VrestoreError
 from vrestore.video.along import MOV_FAMILY, company
 from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
@@ -275,7 +275,7 @@ class Encoder:
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
-    def _failure(self) -> OutputError:
+    def _failure(self) -> VrestoreError:
         """Why ffmpeg ended, in its own words; nothing of it is left afterwards."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=10)
@@ -286,6 +286,10 @@ class Encoder:
         if any("No space left on device" in line for line in said):
             return OutputError(
                 f"{self._path}: no space left on device; free some, or write elsewhere"
+            )
+        if any("Unknown encoder" in line for line in said):
+            return UsageError(
+                f"this ffmpeg has no encoder {self._plan.codec}; ffmpeg -encoders lists its own"
             )
         words = " / ".join(said[-4:]) or "it said nothing"
         return OutputError(

@@ -227,10 +227,10 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
 
 def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
     """The nine fixed-point entries; libavutil/display.h, native byte order."""
-    stored: Any = picture.side_data
     try:
+        stored: Any = picture.side_data
         data = stored[SideDataType.DISPLAYMATRIX]
-    except KeyError:
+    except (KeyError, ValueError):  # PyAV raises ValueError for side data newer than itself
         return None
     return struct.unpack("=9i", bytes(data))
 
