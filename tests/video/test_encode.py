@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -18,9 +19,9 @@ import witness
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.video.decode import Decoder
-from vrestore.video.encode import CONTAINERS, Encoder, EncodeReport, EncodeSettings
+from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
-from vrestore.video.frame import Frame, PixelFormat, VideoInfo
+from vrestore.video.frame import Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
 from vrestore.video.probe import probe
 from vrestore.video.verify import PtsLog, verify
@@ -52,7 +53,7 @@ def copy_film(
     start: Fraction | None = None,
     end: Fraction | None = None,
     overwrite: bool = False,
-) -> EncodeReport:
+) -> Written:
     info = probe(source)
     width, height = info.width * scale, info.height * scale
     part = {"start": start, "end": end}
@@ -136,7 +137,7 @@ def test_every_pts_survives_variable_frame_rate(
     gaps = {b - a for a, b in itertools.pairwise(times)}
     assert len(gaps) > 10
     target = tmp_path / f"out.{suffix}"
-    copy_film(source, target)
+    copy_film(source, target, EncodeSettings(preset="veryfast"))  # with B-frames
     witness.assert_same_pts(source, target)
     assert_same_sound(source, target)
 
@@ -321,9 +322,10 @@ def test_sound_subtitles_chapters_and_tags_come_along_in_their_order(
         kinds = ["audio", "video", "audio", "subtitle"]
         assert [stream.type for stream in after.streams][:4] == kinds
         languages = [stream.metadata.get("language") for stream in after.streams.audio]
-        assert languages == ["deu", "fra"]
+        assert languages == ["ger" if suffix == "mov" else "deu", "fra"]
         assert after.metadata["title"] == "A film"
-        assert after.streams.audio[1].disposition == before.streams.audio[1].disposition
+        if suffix != "mov":  # QuickTime has no word for a commentary
+            assert after.streams.audio[1].disposition == before.streams.audio[1].disposition
         titles = [chapter["metadata"]["title"] for chapter in after.chapters()]
         assert titles == ["Dawn", "Dusk"]
         if suffix == "mkv":
@@ -442,7 +444,7 @@ def test_odd_sizes_are_kept_and_told(
     size: tuple[int, int], either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
 ) -> None:
     width, height = size
-    pictures = ("-f", "lavfi", "-i", f"testsrc2=s={width}x{height}:r=25:d=0.2")
+    pictures = ("-f", "lavfi", "-i", f"testsrc=s={width}x{height}:r=25:d=0.2")
     source = make_clip("odd.mkv", *pictures, "-c:v", "ffv1", "-pix_fmt", "yuv420p")
     report = copy_film(source, tmp_path / "out.mp4")
     info = probe(tmp_path / "out.mp4")
@@ -617,13 +619,21 @@ def test_ffmpeg_ends_with_us_and_leaves_no_finished_name(
     assert not (tmp_path / "out.mp4").exists()
 
 
-@pytest.mark.parametrize("codec", ["no_such_codec", "aac"])
 def test_what_ffmpeg_says_is_in_the_error(
-    codec: str, either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+    either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
 ) -> None:
     source = make_clip("in.mp4", *PICTURES, *X264)
-    with pytest.raises(OutputError, match=codec):
-        copy_film(source, tmp_path / "out.mkv", EncodeSettings(codec=codec))
+    with pytest.raises(OutputError, match=r"status .*preset"):
+        copy_film(source, tmp_path / "out.mkv", EncodeSettings(preset="no_such_preset"))
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_an_encoder_that_ffmpeg_does_not_have_is_told(
+    either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    source = make_clip("in.mp4", *PICTURES, *X264)
+    with pytest.raises(UsageError, match="no_such_codec"):
+        copy_film(source, tmp_path / "out.mkv", EncodeSettings(codec="no_such_codec"))
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -722,32 +732,31 @@ def test_the_rate_in_the_header_is_that_of_the_film(
         assert abs(rate - Fraction(30000, 1001)) < Fraction(1, 50)
 
 
-def _log(times: list[int]) -> PtsLog:
-    log = PtsLog()
-    for time in times:
-        log.append(time)
-    return log
+def _compare(clip: Path, times: list[int], kinds: tuple[str, ...] = ("video",)) -> None:
+    with contextlib.closing(PtsLog()) as log:
+        for time in times:
+            log.append(time)
+        verify(clip, log, Fraction(1, 12800), 0, list(kinds))
 
 
 def test_verification_sees_every_kind_of_difference(make_clip: MakeClip) -> None:
     clip = make_clip("film.mp4", *PICTURES, *X264)
-    tick = Fraction(1, 12800)
     right = [512 * n for n in range(50)]
-    verify(clip, _log(right), tick, 0, ["video"])
+    _compare(clip, right)
     wrong = {
-        "49 of|50 of 51": [*right, 512 * 50],
+        "50 of 51 frames": [*right, 512 * 50],
         "more than the 49 frames": right[:-1],
         "frame 7 is shown": [t + (n == 7) for n, t in enumerate(right)],
         "frame 49 is shown": [*right[:-1], right[-1] + 1],
     }
     for said, times in wrong.items():
         with pytest.raises(OutputError, match=said):
-            verify(clip, _log(times), tick, 0, ["video"])
+            _compare(clip, times)
     with pytest.raises(OutputError, match="1 audio streams became 0"):
-        verify(clip, _log(right), tick, 0, ["video", "audio"])
+        _compare(clip, right, ("video", "audio"))
     clip.write_bytes(clip.read_bytes()[:2000])
     with pytest.raises(OutputError, match="did not turn out"):
-        verify(clip, _log(right), tick, 0, ["video"])
+        _compare(clip, right)
 
 
 def _box(name: bytes, payload: bytes, wide: bool = False) -> bytes:
@@ -817,3 +826,12 @@ def test_an_ffmpeg_that_is_too_old_is_refused(
     monkeypatch.setattr("vrestore.video.encode.ffmpeg_version", lambda _: 4)
     with pytest.raises(OutputError, match="version 4; install ffmpeg 5"):
         Encoder(tmp_path / "out.mp4", info, 96, 64, FAST)
+
+
+def test_a_film_in_matroska_ends_when_it_did(
+    either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    source = make_clip("in.mp4", *PICTURES, *X264)
+    copy_film(source, tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        assert film.streams.video[0].metadata["DURATION"].startswith("00:00:02.00")

@@ -23,6 +23,20 @@ _TS_CODECS = (
     *("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "pcm_bluray"),
     *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle"),
 )
+# Codec of a cover picture -> suffix and media type of the file.
+_COVER_FILES = {
+    "mjpeg": ("jpg", "image/jpeg"),
+    "png": ("png", "image/png"),
+    "gif": ("gif", "image/gif"),
+    "bmp": ("bmp", "image/bmp"),
+    "webp": ("webp", "image/webp"),
+}
+# FFmpeg finds Macintosh languages by these codes of ISO 639-2 only, and writes none for others.
+_QUICKTIME_LANGUAGES = {
+    **{"deu": "ger", "nld": "dut", "ell": "gre", "isl": "ice", "zho": "chi", "fre": "fra"},
+    **{"swe": "sve", "hye": "arm", "kat": "geo", "ron": "rum", "slk": "slo", "ces": "cze"},
+    **{"sqi": "alb", "fas": "per", "mya": "bur", "msa": "may", "eus": "baq", "cym": "wel"},
+}
 _SUBTITLE_ENCODERS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
 _AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "webm": "libopus", "avi": "ac3", "mpegts": "aac"}
 # Those that FFmpeg 5 knows, too.
@@ -43,11 +57,22 @@ class Passenger:
 
 
 @dataclass(frozen=True, slots=True)
+class Cover:
+    """A cover picture for Matroska, which keeps it as an attached file."""
+
+    name: str
+    mimetype: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Company:
     """The output's streams in order, None standing for the restored video, and who is missing.
 
     ``movie_timescale``: ticks per second in which MP4 can say every stream's start exactly.
-    ``tags`` and ``disposition`` are those of the source's video stream.
+    ``languages``: (place in ``streams``, code) where the container knows another code for it.
+    ``tags`` and ``disposition`` are those of the source's video stream. ``covers`` are attached
+    after all streams, not mapped.
     """
 
     streams: tuple[Passenger | None, ...]
@@ -59,6 +84,8 @@ class Company:
     movie_timescale: int = 1000
     has_chapters: bool = False
     apple_tags: bool = False
+    covers: tuple[Cover, ...] = ()
+    languages: tuple[tuple[int, str], ...] = ()
 
 
 def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
@@ -70,11 +97,13 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
         return Company((None,), movie_timescale=info.time_base.denominator)
     others = [stream for stream in info.streams if stream.index != info.stream_index]
     willing = [stream for stream in others if not _refusal(stream, muxer, cut)]
+    if muxer == "matroska":
+        willing = [stream for stream in willing if stream.kind != "cover"]
     everyone_fits = _muxes(
         info, [Passenger(s.index, s.kind, "copy") for s in willing], muxer, binary
     )
     streams: list[Passenger | None] = []
-    copied, converted, dropped = [], [], []
+    copied, converted, dropped, attached = [], [], [], []
     for stream in info.streams:
         label = f"#{stream.index} {stream.kind} {stream.codec or '(no codec)'}"
         reason = _refusal(stream, muxer, cut)
@@ -82,6 +111,9 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
             streams.append(None)
         elif reason:
             dropped.append(f"{label}: {reason}")
+        elif stream.kind == "cover" and muxer == "matroska":
+            attached.append(stream.index)
+            copied.append(label)
         elif (rider := _seat(info, stream, muxer, binary, everyone_fits)) is None:
             dropped.append(f"{label}: {muxer} cannot hold it")
         else:
@@ -102,6 +134,8 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
             disposition="+".join(flags) or "0",
             movie_timescale=_movie_timescale(container, info.time_base),
             has_chapters=bool(container.chapters()),
+            languages=_languages(container, info, streams) if muxer == "mov" else (),
+            covers=tuple(_cover(container, index) for index in attached),
             apple_tags=any(key.startswith("com.") for key in container.metadata),
         )
 
@@ -114,6 +148,8 @@ def _refusal(stream: StreamInfo, muxer: str, cut: bool) -> str | None:
         return "its codec is unknown"
     if stream.kind == "cover" and muxer not in _COVER_FORMATS:
         return f"{muxer} cannot hold cover pictures"
+    if stream.kind == "cover" and muxer == "matroska" and stream.codec not in _COVER_FILES:
+        return "matroska knows no such pictures"
     if stream.kind == "video" and cut:
         return "a second video stream cannot be cut without coding it anew"
     if stream.kind == "attachment" and muxer != "matroska":
@@ -169,3 +205,25 @@ def _movie_timescale(container: av.container.InputContainer, time_base: Fraction
     rates = [stream.codec_context.sample_rate for stream in container.streams.audio]
     ticks = math.lcm(time_base.denominator, *(rate for rate in rates if rate))
     return ticks if ticks < 2**31 else time_base.denominator
+
+
+def _languages(
+    film: av.container.InputContainer, info: VideoInfo, streams: list[Passenger | None]
+) -> tuple[tuple[int, str], ...]:
+    """The languages that a QuickTime file knows under another code."""
+    found = []
+    for place, rider in enumerate(streams):
+        stream = film.streams[rider.index if rider else info.stream_index]
+        code = _QUICKTIME_LANGUAGES.get(stream.metadata.get("language", ""))
+        if code is not None:
+            found.append((place, code))
+    return tuple(found)
+
+
+def _cover(film: av.container.InputContainer, index: int) -> Cover:
+    """The one packet of a cover picture's stream: a whole picture file."""
+    stream = film.streams[index]
+    assert stream.codec_context is not None
+    suffix, mimetype = _COVER_FILES[stream.codec_context.codec.canonical_name]
+    content = next((bytes(packet) for packet in film.demux(stream) if packet.size), b"")
+    return Cover(f"cover{index}.{suffix}", mimetype, content)

@@ -172,12 +172,14 @@ def arguments(
     settings: EncodeSettings,
     *,
     last_duration: int,
+    covers: Path,
     shift: int = 0,
     window: tuple[Fraction, Fraction | None] | None = None,
 ) -> list[str]:
     """The whole command line.
 
-    ``last_duration``: ticks that the last frame is shown, 0 = unknown. ``shift``: ticks that the
+    ``last_duration``: ticks that the last frame is shown, 0 = unknown. ``covers``: the folder with
+    the files of ``along.covers``. ``shift``: ticks that the
     pictures' times were moved down by; all else follows. ``window``: the source's seconds that are
     kept of all else, None = all.
     """
@@ -201,7 +203,8 @@ def arguments(
         "fps_mode" if version > 5 else "vsync": "passthrough",
         "avoid_negative_ts": "disabled",
         "max_muxing_queue_size": 9999,
-        **_video_options(video, source, planned, settings, last_duration),
+        **_video_options(video, source, planned, settings),
+        **_ending(video, source, planned, version, last_duration),
         **_rider_options(along, kept),
         **_muxer_options(source, planned, along),
     }
@@ -211,6 +214,8 @@ def arguments(
         for place, one in enumerate(along.streams):
             index = one.index if one else source.stream_index
             options[f"map_metadata:s:{place}"] = f"{film_input}:s:{index}"
+        for place, language in along.languages:
+            options[f"metadata:s:{place}"] = f"language={language}"
     options["f"] = planned.muxer
     compiled = ffmpeg.output(*streams, f"file:{partial.absolute()}", **options).compile(binary)
     if film is not None and alone:
@@ -218,8 +223,12 @@ def arguments(
         compiled[place:place] = ["-i", f"file:{source.path.absolute()}"]
     stale = [tag for tag in along.tags if tag.lower().startswith(_STALE_TAGS)]
     emptied = [part for tag in stale for part in (f"-metadata:s:{video}", f"{tag}=")]
+    attached: list[str] = []
+    for place, cover in enumerate(along.covers, start=len(along.streams)):
+        attached += ["-attach", str(covers / cover.name)]
+        attached += [f"-metadata:s:{place}", f"mimetype={cover.mimetype}"]
     quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-    return [binary, *quiet, *compiled[1:-1], *emptied, compiled[-1]]
+    return [binary, *quiet, *compiled[1:-1], *emptied, *attached, compiled[-1]]
 
 
 def _colour_options(planned: Plan) -> dict[str, str]:
@@ -237,7 +246,7 @@ def _colour_options(planned: Plan) -> dict[str, str]:
 
 
 def _video_options(
-    place: int, source: VideoInfo, planned: Plan, settings: EncodeSettings, last_duration: int
+    place: int, source: VideoInfo, planned: Plan, settings: EncodeSettings
 ) -> dict[str, object]:
     """How the pictures are coded, at ``place`` among the output's streams."""
     codec = planned.codec
@@ -270,11 +279,23 @@ def _video_options(
             options[f"tag:{place}"] = "hvc1"  # what Apple's players look for
     if planned.muxer == "avi":
         options[f"bf:{place}"] = 0  # AVI stores no presentation times
-    elif last_duration > 0:
-        # NUT stores no durations, and the last one ends the film. Those before it follow from the
-        # next frame's time stamp, whatever is said here.
-        options[f"bsf:{place}"] = f"setts=pts=PTS:dts=DTS:duration={last_duration}"
     return options
+
+
+def _ending(
+    place: int, source: VideoInfo, planned: Plan, version: int, last_duration: int
+) -> dict[str, object]:
+    """How long the last frame is shown, which ends the film and which NUT cannot say.
+
+    Frames before it are shown until the next one's time stamp, whatever is said here of all.
+    """
+    if last_duration <= 0 or planned.muxer == "avi":
+        return {}
+    # FFmpeg 5 filters packets in the muxer's ticks, later ones in the encoder's.
+    ticks = _TICKS.get(planned.muxer) if version < 6 else None
+    if ticks:
+        last_duration = max(round(last_duration * source.time_base * ticks), 1)
+    return {f"bsf:{place}": f"setts=pts=PTS:dts=DTS:duration={last_duration}"}
 
 
 def _rider_options(along: Company, window_filter: str | None) -> dict[str, object]:

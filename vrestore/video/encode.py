@@ -10,9 +10,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from collections import deque
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -25,28 +25,16 @@ from vrestore.errors import OutputError, UsageError, VrestoreError
 from vrestore.video.along import MOV_FAMILY, company
 from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
-from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo
+from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
 from vrestore.video.probe import open_film
 from vrestore.video.verify import PtsLog, verify
 
-__all__ = ["CONTAINERS", "EncodeReport", "EncodeSettings", "Encoder"]
+__all__ = ["CONTAINERS", "EncodeSettings", "Encoder"]
 
 _OLDEST_FFMPEG = 5
 _STDERR_LINES = 40
 _AVI_LATEST_START = Fraction(1)  # seconds that AVI would have to fill with empty frames
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What a finished film is made of: frames written, other streams copied, converted, dropped."""
-
-    path: Path
-    frames: int
-    copied: tuple[str, ...] = ()
-    converted: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -89,37 +77,34 @@ class Encoder:
         cut = bool(start) or end is not None
         self._shift = round((start or 0) / source.time_base)
         self._along = company(source, self._plan.muxer, binary, cut=cut)
-        command = arguments(
-            binary,
-            version,
-            self._partial(),
-            source,
-            self._plan,
-            self._along,
-            settings,
-            last_duration=_last_duration(source, end),
-            shift=self._shift,
-            window=(first + (start or 0), None if end is None else first + end) if cut else None,
-        )
         self._notes = list(self._plan.notes)
         if cut and self._along.has_chapters:
             self._notes.append("chapters are left out of a part of a film")
-        self._report: EncodeReport | None = None
+        self._report: Written | None = None
         self._over = False
         self._last_pts: int | None = None
-        self._log = PtsLog()
-        _claim(self._partial())
-        try:
-            self._child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us; we end ffmpeg
+        with contextlib.ExitStack() as held:
+            self._log = held.enter_context(contextlib.closing(PtsLog()))
+            covers = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vrestore-")))
+            for cover in self._along.covers:
+                (covers / cover.name).write_bytes(cover.content)
+            command = arguments(
+                binary,
+                version,
+                self._partial(),
+                source,
+                self._plan,
+                self._along,
+                settings,
+                last_duration=_last_duration(source, end),
+                covers=covers,
+                shift=self._shift,
+                window=(first + (start or 0), None if end is None else first + end)
+                if cut
+                else None,
             )
-        except OSError as error:
-            self._partial().unlink(missing_ok=True)
-            raise OutputError(f"{binary} does not start: {error}") from error
+            self._child = _start(command, self._partial())
+            self._held = held.pop_all()
         assert self._child.stdin is not None
         assert self._child.stderr is not None
         self._said: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -159,7 +144,7 @@ class Encoder:
         self._last_pts = pts
         self._log.append(pts)
 
-    def close(self) -> EncodeReport:
+    def close(self) -> Written:
         """Finish the film, verify it and give it its name; later calls return the same report.
 
         Raises OutputError, and leaves nothing behind, where ffmpeg fails or a frame is missing.
@@ -178,7 +163,7 @@ class Encoder:
             self.abort()
             raise
         self._end()
-        self._report = EncodeReport(
+        self._report = Written(
             path=self._path,
             frames=self._log.count,
             copied=self._along.copied,
@@ -241,7 +226,10 @@ class Encoder:
             self._child.stdin.close()
         except (OSError, av.FFmpegError, ValueError) as error:
             raise self._failure() from error
-        if self._child.wait() != 0:
+        status = self._child.wait()
+        self._listener.join(timeout=10)
+        # FFmpeg 5 ends content although the disk was full at the last.
+        if status != 0 or self._disk_full():
             raise self._failure()
 
     def _verify(self) -> None:
@@ -282,20 +270,26 @@ class Encoder:
         self._listener.join(timeout=10)
         status = self._child.poll()
         self.abort()
-        said = list(self._said)
-        if any("No space left on device" in line for line in said):
+        if self._disk_full():
             return OutputError(
                 f"{self._path}: no space left on device; free some, or write elsewhere"
             )
-        if any("Unknown encoder" in line for line in said):
+        if any("Unknown encoder" in line for line in self._said):
             return UsageError(
                 f"this ffmpeg has no encoder {self._plan.codec}; ffmpeg -encoders lists its own"
             )
-        words = " / ".join(said[-4:]) or "it said nothing"
+        lines = list(self._said)  # the cause comes first, what followed from it after
+        words = (
+            " / ".join(lines if len(lines) < 6 else [*lines[:3], "...", *lines[-2:]])
+            or "it said nothing"
+        )
         return OutputError(
             f"{self._path}: ffmpeg ended with status {status} after {self._log.count} frames: "
             f"{words}"
         )
+
+    def _disk_full(self) -> bool:
+        return any("No space left on device" in line for line in self._said)
 
     def _end(self) -> None:
         """Nothing that was opened stays open; ffmpeg and its group are gone."""
@@ -314,7 +308,7 @@ class Encoder:
         self._listener.join(timeout=10)
         if self._child.stderr is not None:
             self._child.stderr.close()
-        self._log.close()
+        self._held.close()
 
 
 def _listen(stderr: IO[bytes], said: deque[str]) -> None:
@@ -339,14 +333,25 @@ def _exists(path: Path) -> OutputError:
     return OutputError(f"{path}: exists already; use --overwrite, or choose another output")
 
 
-def _claim(partial: Path) -> None:
-    """Create the file, so that an unwritable folder is known before the first frame."""
+def _start(command: list[str], partial: Path) -> subprocess.Popen[bytes]:
+    """The child, once ``partial`` exists: an unwritable folder is known before the first frame."""
     try:
         partial.touch()
     except OSError as error:
         raise OutputError(
             f"{partial.parent}: cannot be written to ({error.strerror}); choose another folder"
         ) from error
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us; we end ffmpeg
+        )
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{command[0]} does not start: {error}") from error
 
 
 def _last_duration(source: VideoInfo, end: Fraction | None) -> int:
