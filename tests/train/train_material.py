@@ -38,9 +38,9 @@ def tiny_config(steps: int = 6) -> TrainConfig:
     return TrainConfig(
         network=sizes | flow,
         data=Data(Path("unused"), Path("unused"), workers=0),
-        flow=FlowWarmUp(steps=3, batch=2, patch=16),
+        flow=FlowWarmUp(steps=3, batch=4, patch=16),
         optimiser=Optimiser(rate=1e-3, warm_up=2),
-        stage=(Stage(steps // 2, 2, 3, 12), Stage(steps - steps // 2, 1, 5, 12)),
+        stage=(Stage(steps // 2, 2, 3, 12), Stage(steps - steps // 2, 2, 5, 12)),
         log_every=1,
         validate_every=steps // 2,
         save_every=2,
