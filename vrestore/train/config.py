@@ -19,12 +19,23 @@ class Data:
 
 @dataclass(frozen=True)
 class FlowWarmUp:
-    """The flow network alone, before all else: exact flow on photographs, photometric on clips."""
+    """The flow network alone, before all else; sizes and reach in low-resolution pixels.
 
+    ``tied_steps`` with one network for all of ``tied_levels`` levels, on small motions; then
+    ``steps`` with all levels, on every motion: exact on photographs, photometric on clips.
+    """
+
+    tied_steps: int
     steps: int
+    tied_levels: int = 3
+    tied_batch: int = 16
+    tied_patch: int = 32
+    tied_reach: float = 4.0
+    tied_rate: float = 1e-3
     batch: int = 8
-    patch: int = 64  # low-resolution pixels
-    rate: float = 5e-4
+    patch: int = 64
+    rate: float = 3e-4
+    clip: float = 10.0  # largest gradient norm
 
 
 @dataclass(frozen=True)

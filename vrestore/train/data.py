@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from vrestore.errors import InputError
 from vrestore.models.resize import imresize
@@ -99,31 +100,44 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step``: LR pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN."""
+    """Item ``step``: LR pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN.
+
+    First small motions of photographs only; after ``tied_steps`` every motion, and clips as well.
+    """
 
     def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
         self.config = config
         self.material = material
         self.share = share
+        self.reduced = tuple(shrink(photo[None])[0] for photo in material.photos)
 
     def __len__(self) -> int:
-        return self.config.flow.steps
+        return self.config.flow.tied_steps + self.config.flow.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        patch = self.config.flow.patch
-        pairs, flows = [], []
-        for i in range(self.config.flow.batch):
+        flow = self.config.flow
+        tied = step < flow.tied_steps
+        pairs, truths = [], []
+        for i in range(flow.tied_batch if tied else flow.batch):
             if i // 2 % self.share.world != self.share.rank:  # each its photographs and its clips
                 continue
             rng = np.random.default_rng((self.config.seed, 1, step, i))
-            if self.material.photos and i % 2 == 0:
-                lq, _, flow = moved_photo(rng, self.material, 2, patch)
+            if tied:
+                lq, truth = gentle_pair(rng, self.reduced, flow.tied_patch, flow.tied_reach)
+            elif self.material.photos and i % 2 == 0:
+                lq, _, truth = moved_photo(rng, self.material, 2, flow.patch)
             else:
-                lq, _ = clip_patch(rng, self.material, 2, patch)
-                flow = torch.full((2, patch, patch), math.nan)
+                lq, _ = clip_patch(rng, self.material, 2, flow.patch)
+                truth = torch.full((2, flow.patch, flow.patch), math.nan)
             pairs.append(lq)
-            flows.append(flow)
-        return torch.stack(pairs), torch.stack(flows)
+            truths.append(truth)
+        return torch.stack(pairs), torch.stack(truths)
+
+
+def batches(data: Dataset[Any], first: int, workers: int) -> DataLoader[Any]:
+    """Items ``first``, ``first + 1``, ... made in worker processes, in their order."""
+    rest = range(first, len(data))  # type: ignore[arg-type]
+    return DataLoader(data, batch_size=None, sampler=rest, num_workers=workers)
 
 
 def clip_patch(
@@ -176,28 +190,57 @@ def moved_photo(
         c, s = zoom * math.cos(angle), zoom * math.sin(angle)
         place = centre + velocity * k + shake[t]
         cameras.append(np.array([[c, -s, place[0]], [s, c, place[1]], [0, 0, 1]]))
+    seen = look(photo, cameras, size)
+    halo = HALO_PX // SCALE
+    lq = shrink(seen)[..., halo:-halo, halo:-halo]
+    gt = seen[..., HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
+    second = cameras[min(1, frames - 1)]
+    return lq, gt, flow_between(cameras[0], second, patch, SCALE)
+
+
+def gentle_pair(
+    rng: np.random.Generator, pictures: tuple[Tensor, ...], patch: int, reach: float
+) -> tuple[Tensor, Tensor]:
+    """A small picture shifted by up to ``reach`` pixels, hardly turned: ``(2, 3, p, p)``, flow."""
+    picture = pictures[rng.integers(len(pictures))]
+    h, w = picture.shape[1:]
+    x, y = rng.uniform(0.2, 0.8) * w, rng.uniform(0.2, 0.8) * h
+    size, way = rng.uniform(0, reach), rng.uniform(0, 2 * math.pi)
+    s, c = rng.normal(0, 0.01), 1 + rng.normal(0, 0.01)
+    first = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    there = (x - size * math.cos(way), y - size * math.sin(way))
+    second = np.array([[c, -s, there[0]], [s, c, there[1]], [0, 0, 1]])
+    dims = [dim for dim in (-1, -2) if rng.random() < 0.5]
+    pair, flow = look(picture, [first, second], patch), flow_between(first, second, patch, 1)
+    mirrored = flow.new_tensor([-1.0 if dim in dims else 1.0 for dim in (-1, -2)]).view(2, 1, 1)
+    return pair.flip(dims), flow.flip(dims) * mirrored
+
+
+def look(picture: Tensor, cameras: list[np.ndarray], size: int) -> Tensor:
+    """What cameras, ``(3, 3)`` from their own pixels to the picture's, see: ``(T, 3, s, s)``."""
+    h, w = picture.shape[1:]
     steps = np.arange(size) - (size - 1) / 2
     x, y = np.meshgrid(steps, steps)
     points = np.stack((x.ravel(), y.ravel(), np.ones(x.size)))
-    grids = [((m @ points)[:2].T.reshape(size, size, 2)) for m in cameras]
-    grid = torch.from_numpy(np.stack(grids)).float()
-    grid = (grid + 0.5) * (2 / torch.tensor([w, h])) - 1
+    grids = [((camera @ points)[:2].T.reshape(size, size, 2)) for camera in cameras]
+    grid = (torch.from_numpy(np.stack(grids)).float() + 0.5) * (2 / torch.tensor([w, h])) - 1
     seen = F.grid_sample(
-        photo.float().expand(frames, -1, -1, -1),
+        picture.float().expand(len(cameras), -1, -1, -1),
         grid,
         mode="bicubic",
         padding_mode="reflection",
         align_corners=False,
     )
-    seen = seen.round().clamp(0, 255).to(torch.uint8)
-    halo = HALO_PX // SCALE
-    lq = shrink(seen)[..., halo:-halo, halo:-halo]
-    gt = seen[..., HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
-    steps = np.arange(patch) - (patch - 1) / 2
+    return seen.round().clamp(0, 255).to(torch.uint8)
+
+
+def flow_between(first: np.ndarray, second: np.ndarray, patch: int, scale: int) -> Tensor:
+    """Exact flow ``(2, p, p)`` from the first camera's view to the second's, both reduced."""
+    steps = (np.arange(patch) - (patch - 1) / 2) * scale
     x, y = np.meshgrid(steps, steps)
-    here = np.stack((x.ravel() * SCALE, y.ravel() * SCALE, np.ones(x.size)))
-    there = (np.linalg.inv(cameras[min(1, frames - 1)]) @ cameras[0] @ here)[:2] - here[:2]
-    return lq, gt, torch.from_numpy(there.reshape(2, patch, patch) / SCALE).float()
+    here = np.stack((x.ravel(), y.ravel(), np.ones(x.size)))
+    there = (np.linalg.inv(second) @ first @ here)[:2] - here[:2]
+    return torch.from_numpy(there.reshape(2, patch, patch) / scale).float()
 
 
 def augment(rng: np.random.Generator, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:

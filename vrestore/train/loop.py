@@ -9,20 +9,19 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.models.resize import imresize
 from vrestore.train.config import TrainConfig
-from vrestore.train.data import Batches, FlowPairs, Material, read_frames, shrink
-from vrestore.train.losses import charbonnier, end_point_error, photometric
-from vrestore.train.share import ALONE, Share
+from vrestore.train.data import Batches, Material, batches, read_frames, shrink
+from vrestore.train.flow import warm_up_flow
+from vrestore.train.losses import charbonnier
+from vrestore.train.share import Share
 
 log = logging.getLogger("vrestore.train")
 
@@ -54,7 +53,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         else None
     )
     if state is None:
-        warm_up_flow(net.spynet, config, material, device, share)
+        warm_up_flow(net.spynet, config, material, run, device, share)
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = build_optimiser(net, config)
     step = 0
@@ -69,7 +68,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
 
     losses: list[float] = []
     tick = time.monotonic()
-    for lq, gt in batches(Batches(config, material, share), step, config):
+    for lq, gt in batches(Batches(config, material, share), step, config.data.workers):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         output = net(lq.to(device).float() / 255)
@@ -125,7 +124,7 @@ def initialise(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     net.conv_last.weight.data.mul_(0.1)  # type: ignore[union-attr, operator]
     for level in net.spynet.basic_module:  # type: ignore[union-attr]
-        level.basic_module[-1].weight.data.mul_(0.1)
+        level.basic_module[-1].weight.data.mul_(0.3)
 
 
 def build_optimiser(net: BasicVSR, config: TrainConfig) -> torch.optim.Adam:
@@ -147,51 +146,11 @@ def rate_at(step: int, config: TrainConfig) -> float:
     return rise * (o.final_rate + (o.rate - o.final_rate) * cosine)
 
 
-def batches(data: Dataset[Any], first: int, config: TrainConfig) -> DataLoader[Any]:
-    """The batches of steps ``first``, ``first + 1``, ... made in worker processes."""
-    rest = range(first, len(data))  # type: ignore[arg-type]
-    workers = config.data.workers
-    return DataLoader(data, batch_size=None, sampler=rest, num_workers=workers)
-
-
 @torch.no_grad()
 def update_average(ema: nn.Module, net: nn.Module, decay: float) -> None:
     """Exponential moving average of the weights: what is validated and shipped."""
     for average, value in zip(ema.parameters(), net.parameters(), strict=True):
         average.lerp_(value, 1 - decay)
-
-
-def warm_up_flow(
-    spynet: nn.Module,
-    config: TrainConfig,
-    material: Material,
-    device: torch.device,
-    share: Share = ALONE,
-) -> None:
-    """Teach the flow network motion before it has to serve: no foreign flow weights are needed."""
-    optimiser = torch.optim.Adam(spynet.parameters(), config.flow.rate)
-    for step, (pairs, truth) in enumerate(batches(FlowPairs(config, material, share), 0, config)):
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                config.flow.rate * 0.5 * (1 + math.cos(math.pi * step / config.flow.steps))
-            )
-        ref, supp = (pairs.to(device).float() / 255).unbind(1)
-        known = torch.isfinite(truth[:, 0, 0, 0]).to(device)
-        pyramid: list[Tensor] = spynet.pyramid(ref, supp)  # type: ignore[operator]
-        exact = end_point_error([f[known] for f in pyramid], truth.to(device)[known])
-        seen = photometric(pyramid[-1][~known], ref[~known], supp[~known])
-        optimiser.zero_grad(set_to_none=True)
-        (exact + 10 * seen).backward()  # type: ignore[no-untyped-call]
-        share.average_gradients(spynet.parameters())
-        nn.utils.clip_grad_norm_(spynet.parameters(), 1.0)
-        optimiser.step()
-        if (step + 1) % config.log_every == 0:
-            log.info(
-                "flow step %d: end-point %.3f, photometric %.4f",
-                step + 1,
-                exact.item(),
-                seen.item(),
-            )
 
 
 def load_validation(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
