@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from films import ffmpeg, film, seconds_of, shared
 
 from vrestore.cli import main
+from vrestore.ends import open_reader
 
 
 @pytest.fixture
@@ -230,3 +232,46 @@ def test_naming_the_package_costs_nothing():
         "sys.exit(any(m in sys.modules for m in ('torch', 'av', 'numpy', 'tqdm')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (MemoryError(), 5, "--chunk"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 5, "--chunk"),
+        (torch.OutOfMemoryError("CUDA"), 5, "--chunk"),
+        (
+            ZeroDivisionError("by\nzero"),
+            1,
+            "ZeroDivisionError: by zero; this is a fault in vrestore",
+        ),
+    ],
+)
+def test_what_nobody_foresaw_is_told_without_a_traceback(
+    here, capsys, monkeypatch, error, code, words
+):
+    film(here / "a.mp4", 2)
+    film(here / "b.mp4", 2)
+
+    def breaks(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vrestore.restore.picture_of", breaks)
+        assert run("a.mp4", "-n", "identity") == code
+        told = capsys.readouterr().err
+        assert words in told
+        assert "Traceback" not in told
+        with pytest.raises(type(error)):
+            run("a.mp4", "-n", "identity", "--debug")
+    opened = []
+
+    def breaks_once(info, options):
+        opened.append(info.path)
+        if len(opened) == 1:
+            raise error
+        return open_reader(info, options)
+
+    monkeypatch.setattr("vrestore.restore.open_reader", breaks_once)
+    assert run("a.mp4", "b.mp4", "-o", "OUT", "-n", "identity") == 1
+    assert [p.name for p in (here / "OUT").iterdir()] == ["b.mp4"]

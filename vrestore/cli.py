@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from vrestore import __version__
-from vrestore.errors import InputError, UsageError, VrestoreError
+from vrestore.errors import InputError, UsageError, VrestoreError, told
 from vrestore.options import RestoreOptions, parse_time
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json, debug = "--json" in argv, "--debug" in argv
     try:
         return run(build_parser().parse_args(argv))
-    except VrestoreError as error:
-        if debug:
-            raise
-        complain(error, as_json)
-        return error.exit_code
     except KeyboardInterrupt:
         if debug:
             raise
@@ -48,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except Exception as error:
+        if debug:
+            raise
+        complain(told(error), as_json)
+        return told(error).exit_code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 ::
 
     VrestoreError              1   some files failed
+    ├── Fault                  1   a fault of vrestore's own
     ├── UsageError             2   the command contradicts itself
     ├── InputError             3   the film cannot be read, or not whole
     ├── ModelError             4   unknown model, wrong or missing weights
@@ -17,6 +18,10 @@ class VrestoreError(Exception):
     """Base of every error that a user can cause or mend; ``exit_code`` is the process's."""
 
     exit_code = 1
+
+
+class Fault(VrestoreError):
+    """What nobody foresaw: vrestore's own mistake."""
 
 
 class UsageError(VrestoreError):
@@ -47,3 +52,21 @@ class OutputError(VrestoreError):
     """The output cannot be written or did not turn out as it must."""
 
     exit_code = 6
+
+
+def told(error: Exception) -> VrestoreError:
+    """The error as a user is told of it, whatever was raised."""
+    if isinstance(error, VrestoreError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory("out of memory; lower --chunk and --lookahead, or restore a part")
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Fault(f"{what}; this is a fault in vrestore: run with --debug and report what it says")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, torch's on a GPU, and what torch raises on a CPU: a RuntimeError that says so."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vrestore.engine.precision import InPrecision, choose_dtype
 from vrestore.engine.propagation import propagate
-from vrestore.errors import OutOfMemory, UsageError
+from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
 from vrestore.models.temporal import FrameNetwork, RecurrentNetwork
 
 CHUNK_FRAMES = 32
@@ -63,7 +63,9 @@ class Restorer:
             passes = self.network.passes
             for out in propagate(run, passes, batches, self.chunk, self.lookahead):
                 yield out[0]
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemory(
                 f"{self.device} ran out of memory; lower --chunk and --lookahead "
                 f"(now {self.chunk or 'whole'} and {self.lookahead}), or use --device cpu"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vrestore.ends import target_for
-from vrestore.errors import OutputError, UsageError, VrestoreError
+from vrestore.errors import OutputError, UsageError, VrestoreError, told
 from vrestore.options import RestoreOptions
 from vrestore.report import ProgressCallback, Report
 from vrestore.restore import load_restorer, restore
@@ -58,8 +58,8 @@ def restore_all(
                     source, target, options=options, progress=progress, restorer=restorer
                 )
                 outcome = Outcome(source, target, report=report)
-            except VrestoreError as error:
-                outcome = Outcome(source, target, error=error)
+            except Exception as error:  # whatever it was, it is not the next film's
+                outcome = Outcome(source, target, error=told(error))
         outcomes.append(outcome)
         if ended:
             ended(outcome)
