@@ -217,6 +217,25 @@ def test_a_container_that_breaks_off_is_noticed(suffix: str, make_clip: MakeClip
     assert "break" in decoder.damage.message or "cannot be read" in decoder.damage.message
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_film_that_lacks_its_last_tenth_of_a_second_is_noticed(
+    suffix: str, make_clip: MakeClip
+) -> None:
+    faststart = ("-movflags", "faststart") if suffix == "mp4" else ()
+    clip = make_clip(f"film.{suffix}", *SOURCE, "-c:v", "mjpeg", *faststart)
+    whole = Decoder(probe(clip))
+    assert len(list(whole)) == 50
+    assert whole.damage is None
+    with av.open(str(clip)) as film:
+        places = [packet.pos for packet in film.demux(video=0) if packet.size]
+    assert places[-2] is not None
+    clip.write_bytes(clip.read_bytes()[: places[-2] - 8])
+    decoder = Decoder(probe(clip))
+    assert len(list(decoder)) == 48
+    assert decoder.damage is not None
+    assert "bytes" in decoder.damage.message
+
+
 def test_errors_while_threads_are_drained_cost_only_the_bad_frame(make_clip: MakeClip) -> None:
     clip = make_clip("film.mp4", *SOURCE, "-c:v", "png")
     with av.open(str(clip)) as film:

@@ -10,11 +10,13 @@ from fractions import Fraction
 import av
 
 from vrestore.errors import InputError
+from vrestore.video.extent import stated_bytes
 from vrestore.video.frame import Frame, VideoInfo
 from vrestore.video.pixels import layout_of, unpack
 from vrestore.video.probe import STORAGE_TIMES_ONLY, open_film
 
-# A film that ends this much before its own header says has broken off.
+# A film that ends this much before its own header says has broken off. (Less is no sign: headers
+# round, and say how long the longest stream is. A file shorter than it says of itself is one.)
 _BREAK_SECONDS = Fraction(1)
 # DivX puts such packets where a packet before held two pictures.
 _PLACEHOLDER_BYTES = 8
@@ -134,7 +136,7 @@ class Decoder:
         if decoded_any:
             raise InputError(
                 f"{self._info.path}: no frame lies between the start and the end asked for; "
-                f"the last one is at {self._clock(self._last_pts)}. Choose an earlier start"
+                f"the last before them is at {self._clock(self._last_pts)}"
             )
         why = self._errors[0] if self._errors else "the stream is empty"
         raise InputError(
@@ -299,6 +301,12 @@ class Decoder:
             end = self._last_pts + self._last_duration
             if (claimed_end - end) * info.time_base > _BREAK_SECONDS:
                 self._broke_off = f"the film breaks off at {self._clock(end)}"
+        stated = stated_bytes(info.path) if info.path.is_file() else None
+        held = info.path.stat().st_size
+        if stated is not None and held < stated:
+            end = (self._last_pts or 0) + self._last_duration
+            self._broke_off = self._broke_off or f"the film breaks off at {self._clock(end)}"
+            self._broke_off += f", its file after {held} of {stated} bytes"
         if self._first_pts is not None or info.frame_count is None:
             return
         missing = info.frame_count - self._frames - self._lost_count

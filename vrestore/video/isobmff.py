@@ -1,4 +1,4 @@
-"""The display matrix of a finished MP4 or QuickTime file, ISO/IEC 14496-12, 8.3.2."""
+"""The boxes of MP4 and QuickTime files, ISO/IEC 14496-12: their extent, the display matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MATRIX_AT = {0: 40, 1: 52}
 
 
 def write_display_matrix(path: Path, video_track: int, matrix: tuple[int, ...]) -> None:
-    """Set the matrix of the ``video_track``-th track (from 0) that holds pictures.
+    """Set the matrix (8.3.2) of the ``video_track``-th track (from 0) that holds pictures.
 
     ``matrix``: nine entries in 16.16 and 2.30 fixed point, as stored. FFmpeg before 6.1 has no
     option for it, later ones set rotation and mirror only, not the offset. Changes 36 bytes in
@@ -34,6 +34,12 @@ def write_display_matrix(path: Path, video_track: int, matrix: tuple[int, ...]) 
         version = file.read(1)[0]
         file.seek(header[0] + _MATRIX_AT[version])
         file.write(struct.pack(">9i", *matrix))
+
+
+def top_level_end(file: BinaryIO) -> int | None:
+    """Where the media data (8.1.1) that reaches furthest ends; None where there is none."""
+    end = file.seek(0, 2)
+    return max((to for _, to in _boxes(file, 0, end, b"mdat")), default=None)
 
 
 def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
