@@ -268,8 +268,9 @@ def _colour(
     if layout.fmt.sub_x or layout.fmt.sub_y:
         stated = _stated_siting(container, stream.index)
         if stated is None:
-            # JPEG puts chroma in the middle of its luma samples (JFIF 1.02), MPEG-2 on the left.
-            siting = "center" if full_by_name or context.name == "mjpeg" else "left"
+            # JPEG puts chroma in the middle of its luma samples (JFIF 1.02); MPEG-2 and whatever
+            # came after on the left, full range or not (H.264, E.2.1).
+            siting = "center" if context.name == "mjpeg" else "left"
             guessed.append("siting")
         else:
             siting = stated
