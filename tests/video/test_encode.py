@@ -126,6 +126,19 @@ def test_the_last_frame_is_shown_as_long_as_before(
         assert old.duration * old.time_base == new.duration * new.time_base
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_with_b_frames_and_a_variable_rate_the_last_frame_is_shown_as_long(
+    suffix: str, either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """MP4 says when packets are decoded; the last one stored is not the last one shown."""
+    thin = ("-vf", "select='not(mod(n,3))+gt(n,47)'", "-fps_mode", "passthrough")
+    source = make_clip(f"in.{suffix}", *PICTURES, *thin, *X264, "-g", "99", "-preset", "medium")
+    copy_film(source, tmp_path / f"out.{suffix}")
+    with av.open(str(source)) as before, av.open(str(tmp_path / f"out.{suffix}")) as after:
+        old, new = before.streams.video[0], after.streams.video[0]
+        assert old.duration * old.time_base == new.duration * new.time_base
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "ts"])
 def test_every_pts_survives_variable_frame_rate(
     suffix: str, either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path

@@ -15,6 +15,7 @@ import pytest
 
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.video.frame import Colour, Frame, PixelFormat, Plane, StreamInfo, VideoInfo
+from vrestore.video.partial import partial_name
 from vrestore.video.pictures import (
     PictureReader,
     PictureWriter,
@@ -409,18 +410,27 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path, target: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_run_left_is_cleared_and_what_is_not_its_own_is_not(tmp_path: Path) -> None:
-    left = tmp_path / "many.partial"
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+    left = tmp_path / partial_name(Path("many"))
     left.mkdir()
     (left / "00000007.png").touch()
-    (left / "00000008.png.partial").touch()
     written(tmp_path / "many", noise(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["many"]
     assert [entry.name for entry in (tmp_path / "many").iterdir()] == ["00000000.png"]
-    left.mkdir()
-    (left / "diary.txt").touch()
-    with pytest.raises(OutputError, match=r"diary\.txt"):
-        PictureWriter(tmp_path / "other" / ".." / "many", film(), overwrite=True)
-    assert (left / "diary.txt").exists()
+
+
+def test_a_folder_that_exists_stays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the current one, a link or a mount: it cannot be replaced by a rename."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    number = (tmp_path / "real").stat().st_ino
+    written(tmp_path / "link", noise(3))
+    assert (tmp_path / "real").stat().st_ino == number
+    assert [entry.name for entry in (tmp_path / "real").iterdir()] == ["00000000.png"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    written(Path("%03d.png"), noise(3))
+    assert [entry.name for entry in Path().iterdir()] == ["000.png"]
 
 
 def test_frames_and_names_must_agree(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ _NEEDS_EVEN = ("libx264", "libx265", "h264_", "hevc_")
 _TICKS = {"matroska": 1000, "webm": 1000, "mpegts": 90000}
 # Facts of the source's coding that would be lies about ours (Matroska statistics and the like).
 _STALE_TAGS = ("encoder", "rotate", "alpha_mode", "duration", "_statistics", "bps", "number_of_")
-_OLDEST = 5
+# ffmpeg-python cannot take names that are not UTF-8: the real ones are put in afterwards.
+_SOURCE, _TARGET = "source", "target"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def arguments(
     film: Any = None
     if source.streams:
         part = _window_options(source, shift, window) if window else {}
-        film = ffmpeg.input(f"file:{source.path.absolute()}", **part)
+        film = ffmpeg.input(_SOURCE, **part)
     streams = [film[str(one.index)] if one else pictures["v:0"] for one in along.streams]
     # ffmpeg-python numbers the inputs in the order in which the streams name them, and leaves out
     # one that lends its tags and chapters only.
@@ -217,10 +218,12 @@ def arguments(
         for place, language in along.languages:
             options[f"metadata:s:{place}"] = f"language={language}"
     options["f"] = planned.muxer
-    compiled = ffmpeg.output(*streams, f"file:{partial.absolute()}", **options).compile(binary)
+    compiled = ffmpeg.output(*streams, _TARGET, **options).compile(binary)
     if film is not None and alone:
         place = compiled.index("pipe:0") + 1
-        compiled[place:place] = ["-i", f"file:{source.path.absolute()}"]
+        compiled[place:place] = ["-i", _SOURCE]
+    names = {_SOURCE: f"file:{source.path.absolute()}", _TARGET: f"file:{partial.absolute()}"}
+    compiled = [names.get(word, word) for word in compiled]
     stale = [tag for tag in along.tags if tag.lower().startswith(_STALE_TAGS)]
     emptied = [part for tag in stale for part in (f"-metadata:s:{video}", f"{tag}=")]
     attached: list[str] = []

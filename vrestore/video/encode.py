@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
+from vrestore.video.partial import partial_name
 from vrestore.video.probe import open_film
 from vrestore.video.verify import PtsLog, verify
 
@@ -34,6 +36,8 @@ __all__ = ["CONTAINERS", "EncodeSettings", "Encoder"]
 
 _OLDEST_FFMPEG = 5
 _STDERR_LINES = 40
+_REFUSED = re.compile("Error setting (option|preset)|Invalid encoder type")
+_ADDRESS = re.compile(r"^\[[^]]*\] ")  # of the part of ffmpeg that speaks
 _AVI_LATEST_START = Fraction(1)  # seconds that AVI would have to fill with empty frames
 
 
@@ -74,7 +78,7 @@ class Encoder:
                 f"{binary} is version {version}; install ffmpeg {_OLDEST_FFMPEG} or later"
             )
         first = (source.start_pts or 0) * source.time_base
-        cut = bool(start) or end is not None
+        self._cut = cut = bool(start) or end is not None
         self._shift = round((start or 0) / source.time_base)
         self._along = company(source, self._plan.muxer, binary, cut=cut)
         self._notes = list(self._plan.notes)
@@ -194,8 +198,7 @@ class Encoder:
             self.close()
 
     def _partial(self) -> Path:
-        """Hidden, with the final suffix; no reader takes it for the film."""
-        return self._path.with_name(f".{self._path.stem}.part-{os.getpid()}{self._path.suffix}")
+        return self._path.with_name(partial_name(self._path))
 
     def _check(self, frame: Frame, pts: int) -> None:
         """Raises ValueError for a frame of another shape, UsageError for a time AVI cannot hold."""
@@ -239,7 +242,9 @@ class Encoder:
         matrix = self._source.display_matrix
         if matrix is not None and self._plan.muxer in MOV_FAMILY:
             write_display_matrix(self._partial(), nth, _scaled(matrix, self._source, self._size))
-        checked = [kind for kind in kinds if kind in ("video", "audio", "subtitle")]
+        # A part may hold nothing of a stream, and MP4 then has no track for it.
+        sure = ("video",) if self._cut else ("video", "audio", "subtitle")
+        checked = [kind for kind in kinds if kind in sure]
         verify(self._partial(), self._log, self._source.time_base, nth, checked)
 
     def _publish(self) -> None:
@@ -277,6 +282,12 @@ class Encoder:
         if any("Unknown encoder" in line for line in self._said):
             return UsageError(
                 f"this ffmpeg has no encoder {self._plan.codec}; ffmpeg -encoders lists its own"
+            )
+        refused = next((line for line in self._said if _REFUSED.search(line)), None)
+        if refused:
+            return UsageError(
+                f"{self._plan.codec} does not take these settings: {_ADDRESS.sub('', refused)} "
+                "Correct --codec, --preset, --crf, --bitrate or --pix-fmt"
             )
         lines = list(self._said)  # the cause comes first, what followed from it after
         words = (
@@ -355,11 +366,15 @@ def _start(command: list[str], partial: Path) -> subprocess.Popen[bytes]:
 
 
 def _last_duration(source: VideoInfo, end: Fraction | None) -> int:
-    """Ticks that the last frame before ``end`` is shown, as the file says; 0 = it does not."""
+    """Ticks that the last frame before ``end`` is shown, as the file says; 0 = it does not.
+
+    MP4 stores how far apart packets are decoded. Where the frame shown last is not the one stored
+    last, that is not how long it is shown; the rest of its track is.
+    """
     if not source.streams:
         return 0
     limit = None if end is None else (source.start_pts or 0) + end / source.time_base
-    last, duration = -(2**63), 0
+    last, duration, is_last_stored = -(2**63), 0, True
     with open_film(source.path) as film, contextlib.suppress(av.FFmpegError):
         stream = film.streams[source.stream_index]
         target = limit if limit is not None else (stream.start_time or 0) + (stream.duration or 0)
@@ -369,8 +384,13 @@ def _last_duration(source: VideoInfo, end: Fraction | None) -> int:
             if packet.pts is None or not packet.size or (limit is not None and packet.pts >= limit):
                 if limit is not None and packet.dts is not None and packet.dts >= limit:
                     break
-            elif packet.pts > last:
-                last, duration = packet.pts, packet.duration or 0
+            else:
+                is_last_stored = packet.pts > last
+                if is_last_stored:
+                    last, duration = packet.pts, packet.duration or 0
+        rest = (stream.start_time or 0) + (stream.duration or 0) - last
+        if limit is None and "mp4" in source.container and not is_last_stored and rest > 0:
+            duration = rest
     return int(duration)
 
 

@@ -6,7 +6,7 @@ it likes (``%d``, a leading dash, a colon), and what a file is called does not d
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from typing import Final, Self
 
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.video.frame import Frame, PixelFormat, Plane, VideoInfo, Written
+from vrestore.video.partial import partial_name
 from vrestore.video.picture_codec import coding_for, decode_picture
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
-_PARTIAL: Final = ".partial"
 _NUMBER: Final = r"%((?:0\d+)?)d"
 
 
@@ -126,8 +126,9 @@ class PictureWriter:
     ``names``: the pictures' file names in order, all of one kind. None: as PNG under the names of
     the source's pictures; for a film 00000000.png and on, or what ``folder/%06d.tif`` says.
 
-    Nothing is under its final name before ``close``, and then all of it. With ``overwrite``, in a
-    folder that exists, pictures of the same names are replaced and everything else stays. Raises
+    Nothing is under its final name before ``close``, and then all of it. A folder that exists (it
+    may be a mount, a link, the current one) stays: the pictures grow in a hidden one inside it.
+    With ``overwrite``, those of the same names are replaced and everything else stays. Raises
     UsageError for names that cannot be (no format of ours, twice the same, the input itself),
     OutputError for what exists already or cannot be written.
     """
@@ -164,12 +165,11 @@ class PictureWriter:
         self._coding: Final = coding_for(names[0] if names else self._pattern, source)
         self.pixel_format: Final = self._coding.pixel_format
         self.colour: Final = self._coding.colour
-        final = self.path if self._single else self.path.resolve()
-        self._partial: Final = final.with_name(final.name + _PARTIAL)
-        if not self._single:
-            _make_partial_folder(self._partial)
-        elif not self.path.parent.is_dir():
+        self._partial: Final = self._partial_path()
+        if self._single and not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: there is no folder {self.path.parent}")
+        if not self._single:
+            _make_folder(self._partial)
 
     def write(self, frame: Frame) -> None:
         """One picture to disk, its planes in ``pixel_format``; its pts is of no weight."""
@@ -177,12 +177,10 @@ class PictureWriter:
         if self._names is not None and count >= len(self._names):
             raise OutputError(f"{self.path}: more frames than the {count} pictures named for them")
         name = _numbered(self._pattern, count) if self._names is None else self._names[count]
-        partial = self._partial if self._single else self._partial / (name + _PARTIAL)
+        partial = self._partial if self._single else self._partial / name
         encoded = self._coding.encode(frame.planes)
         try:
             partial.write_bytes(encoded)
-            if not self._single:
-                partial.replace(self._partial / name)
         except OSError as error:
             raise OutputError(f"{partial}: cannot be written: {error.strerror}") from error
         self._written.append(name)
@@ -212,13 +210,11 @@ class PictureWriter:
         try:
             if self._single:
                 self._partial.replace(self.path)
-            elif taken:
+            elif self._partial.parent == self.path.absolute():
                 for name in self._written:
                     (self._partial / name).replace(self.path / name)
                 self._partial.rmdir()
             else:
-                if self.path.is_dir():
-                    self.path.rmdir()  # an empty one is in the way of a rename on Windows
                 self._partial.rename(self.path)
         except OSError as error:
             raise OutputError(
@@ -232,9 +228,16 @@ class PictureWriter:
             return
         self._open = False
         if self._single:
-            self._partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # why it cannot be is being told already
+                self._partial.unlink(missing_ok=True)
         else:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _partial_path(self) -> Path:
+        """Inside a folder that exists, else beside the final name."""
+        final = self.path.absolute()
+        inside = not self._single and final.is_dir()
+        return (final if inside else final.parent) / partial_name(final)
 
     def __enter__(self) -> Self:
         return self
@@ -284,9 +287,11 @@ def _refuse_input(path: Path, source: VideoInfo, single: bool) -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether something would be lost by writing there; an empty folder is nothing."""
+    """Whether something would be lost by writing there; a folder of hidden files is nothing."""
     try:
-        return any(path.iterdir()) if path.is_dir() else path.exists()
+        if not path.is_dir():
+            return path.exists()
+        return any(not entry.name.startswith(".") for entry in path.iterdir())
     except OSError as error:
         raise OutputError(f"{path}: cannot be looked into: {error.strerror}") from error
 
@@ -323,17 +328,10 @@ def _numbered(pattern: str, number: int) -> str:
     return re.sub(_NUMBER, lambda found: format(number, f"{found[1]}d"), pattern)
 
 
-def _make_partial_folder(folder: Path) -> None:
-    """An empty one. What a run that was killed left in it goes; what is not a run's stays."""
+def _make_folder(folder: Path) -> None:
+    """An empty one; what a killed run left under its name goes."""
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(exist_ok=True)
-        for old in list(folder.iterdir()):
-            if not is_picture(old.with_name(old.name.removesuffix(_PARTIAL))):
-                raise OutputError(
-                    f"{folder}: holds {old.name}, which is none of ours; move it away"
-                )
-            old.unlink()
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"{folder}: not writable")
+        folder.mkdir()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
