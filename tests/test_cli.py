@@ -15,6 +15,8 @@ from films import ffmpeg, film, seconds_of, shared
 
 from vrestore.cli import main
 from vrestore.ends import open_reader
+from vrestore.errors import UsageError
+from vrestore.restore import restore
 
 
 @pytest.fixture
@@ -69,6 +71,58 @@ def test_several_inputs_survive_a_bad_one_and_are_not_done_twice(here, capsys):
     assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mp4", "c.mp4"]
 
 
+def test_one_film_into_a_folder_that_is_not_there_yet(here, capsys):
+    film(here / "clip.mp4", 2)
+    assert run("clip.mp4", "-n", "identity", "-o", "NEW/") == 0
+    assert len(seconds_of(here / "NEW" / "clip.mp4")) == 2
+    assert run("clip.mp4", "-n", "identity", "-o", "NEW/") == 0
+    assert "skipped" in capsys.readouterr().out
+    assert run("missing.mp4", "-n", "identity", "-o", "NEW/") == 3
+
+
+def test_a_damaged_film_is_damaged_in_every_later_run(here, capsys):
+    film(here / "a.mp4", 3)
+    source = shared("fixtures/truncated.mp4")
+    for _ in range(2):
+        assert run("a.mp4", source, "-n", "identity", "-o", "OUT") == 1
+        out = capsys.readouterr().out
+        assert "1 damaged" in out
+        assert "1 frames cannot be decoded" in out
+    assert "1 skipped" in out
+    assert run("a.mp4", source, "-n", "identity", "-o", "OUT", "--allow-truncated") == 0
+    (here / "truncated.mp4").write_bytes((here / "a.mp4").read_bytes())
+    assert run("truncated.mp4", "-n", "identity", "-o", "OUT/", "--overwrite") == 0
+    assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mp4", "truncated.mp4"]
+
+
+def test_results_beside_their_films_are_not_restored_again(here):
+    film(here / "a.mp4", 2)
+    film(here / "b.mp4", 2)
+    everything = [f"{stem}{end}.mp4" for stem in "ab" for end in ("", "_restored")]
+    assert run("a.mp4", "b.mp4", "-n", "identity") == 0
+    assert run(*everything, "-n", "identity") == 0
+    assert sorted(p.name for p in here.iterdir()) == everything
+
+
+def test_a_part_is_counted_as_a_part(here, capsys):
+    film(here / "clip.mp4", 24)
+    (here / "part.toml").write_text('start = 0.5\nend = "0:00.75"\nmodel = "identity"\n')
+    assert run("clip.mp4", "--config", "part.toml", "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0]["total"] == events[-1]["frames"] == len(seconds_of(here / "clip_restored.mp4"))
+    assert run("clip.mp4", "-n", "identity", "--end", "0.04", "-o", "still.png") == 0
+
+
+def test_a_name_that_is_not_text_and_one_that_is_long(here):
+    film(here / "plain.mp4", 2)
+    for name in (os.fsdecode(b"bad\xff.mp4"), "n" * 246 + ".mp4"):
+        shutil.copy(here / "plain.mp4", here / name)
+        command = [sys.executable, "-m", "vrestore", name, "-n", "identity", "-o", "out/"]
+        done = subprocess.run([*command, "--json"], capture_output=True, cwd=here)
+        assert done.returncode == 0, done.stderr
+        assert len(seconds_of(here / "out" / name)) == 2
+
+
 @pytest.mark.parametrize(
     "name", ["with space.mp4", "it's.mp4", 'q"uote.mp4', "100%d.mp4", "🎬 été.mp4", "a:b.mp4"]
 )
@@ -79,10 +133,14 @@ def test_odd_names_work(here, name):
     assert len(seconds_of(here / ("out " + name))) == 2
 
 
-def test_a_leading_dash_works_behind_two_dashes(here):
+def test_a_leading_dash_works_behind_two_dashes(here, capsys):
     film(here / "plain.mp4", 2)
     (here / "plain.mp4").rename(here / "-n.mp4")
     assert main(["-n", "identity", "--device", "cpu", "--", "-n.mp4"]) == 0
+    (here / "-n.mp4").rename(here / "-dash.mp4")
+    capsys.readouterr()
+    assert run("-dash.mp4", "-n", "identity") == 2
+    assert "./-dash.mp4" in capsys.readouterr().err
     assert len(seconds_of(here / "-n_restored.mp4")) == 2
 
 
@@ -119,6 +177,13 @@ def test_bad_input_ends_in_one_clear_message_and_exit_code_3(here, capsys):
         (["clip.mp4", "--crf", "9", "--bitrate", "1M"], 2, ["crf", "bitrate"]),
         (["clip.mp4", "--nonsense"], 2, ["nonsense"]),
         (["clip.mp4", "-n", "identity", "--codec", "libx999"], 2, ["libx999"]),
+        (["clip.mp4", "-n", "identity", "--preset", "nope"], 2, ["nope"]),
+        (["clip.mp4", "-n", "identity", "--bitrate", "8Q"], 2, ["8Q"]),
+        (["clip.mp4", "-n", "identity", "--start", "1e400"], 2, ["1e400"]),
+        (["clip.mp4", "-n", "identity", "-s", "0.001"], 2, ["64x48", "0.001"]),
+        (["clip.mp4", "clip.mp4", "-n", "nope", "-o", "OUT/"], 4, ["nope"]),
+        (["clip.mp4", "clip.mp4", "-n", "identity", "-o", "one.mp4"], 2, ["one.mp4/"]),
+        (["clip.mp4", "-n", "identity", "-o", "x" * 300 + ".mp4"], 6, ["too long"]),
         ([], 2, ["input"]),
     ],
 )
@@ -142,7 +207,7 @@ def test_an_existing_output_is_refused_with_code_6(here, capsys):
 def test_a_damaged_film_is_restored_as_far_as_it_goes(here, capsys):
     source = shared("fixtures/truncated.mp4")
     assert run(source, "-n", "identity", "-o", "out.mp4") == 3
-    assert "49 frames were restored" in capsys.readouterr().err
+    assert "49 frames restored" in capsys.readouterr().err
     assert len(seconds_of(here / "out.mp4")) == 49
     assert run(source, "-n", "identity", "-o", "out2.mp4", "--allow-truncated") == 0
 
@@ -155,7 +220,7 @@ def test_a_film_cut_short_says_how_much_was_lost(here, capsys):
     err = capsys.readouterr().err
     restored = len(seconds_of(here / "out.mkv"))
     assert 5 < restored < 48
-    assert f"{restored} frames were restored" in err
+    assert f"{restored} frames restored" in err
 
 
 def test_odd_and_tiny_sizes_work(here):
@@ -180,6 +245,11 @@ def test_pictures_in_and_out(here):
     (here / "frames" / "001_restored.png").unlink()
     assert run("frames", "-n", "identity", "-o", "film.mkv") == 0
     assert len(seconds_of(here / "film.mkv")) == 3
+    for wrong in ("film.wmv", "film.gif", "film.txt"):
+        assert run("frames", "-n", "identity", "-o", wrong) == 2
+        assert not (here / wrong).exists()
+    assert run("frames", "-n", "identity", "-o", "folder.v2/") == 0
+    assert len(list((here / "folder.v2").iterdir())) == 3
     assert run("film.mkv", "-n", "identity", "-o", "tiffs/%04d.tif") == 0
     assert sorted(p.name for p in (here / "tiffs").iterdir()) == [
         "0000.tif",
@@ -197,7 +267,8 @@ def test_options_from_a_file_are_checked_and_flags_win(here, capsys):
     assert "model" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_no_output_and_no_child(here):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_leaves_no_output_and_no_child(here, kind):
     film(here / "clip.mkv", 400, "320x240", options=("-c:v", "mpeg4", "-q:v", "9"))
     command = [sys.executable, "-m", "vrestore", "clip.mkv", "-n", "bicubic", "-o", "out.mp4"]
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=here)
@@ -206,9 +277,11 @@ def test_ctrl_c_leaves_no_output_and_no_child(here):
     children = subprocess.run(
         ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True
     ).stdout.split()
-    process.send_signal(signal.SIGINT)
-    process.stdout.close()
+    process.send_signal(kind)
+    process.send_signal(kind)  # an impatient user's second
+    last = process.communicate()[0].splitlines()[-1]
     assert process.wait(60) == 130
+    assert json.loads(last)["exit_code"] == 130
     assert children
     time.sleep(0.2)
     alive = [c for c in children if Path(f"/proc/{c}/exe").exists()]
@@ -275,3 +348,13 @@ def test_what_nobody_foresaw_is_told_without_a_traceback(
     monkeypatch.setattr("vrestore.restore.open_reader", breaks_once)
     assert run("a.mp4", "b.mp4", "-o", "OUT", "-n", "identity") == 1
     assert [p.name for p in (here / "OUT").iterdir()] == ["b.mp4"]
+
+
+def test_python_takes_times_and_paths_as_people_write_them(here):
+    film(here / "clip.mp4", 24)
+    report = restore("clip.mp4", "out.mkv", model="identity", start="0:00.5", device="cpu")
+    assert report.frames == 12
+    with pytest.raises(UsageError, match="crf: must be float"):
+        restore("clip.mp4", "b.mkv", model="identity", crf="14")
+    with pytest.raises(UsageError, match="did you mean 'model'"):
+        restore("clip.mp4", "b.mkv", modell="identity")

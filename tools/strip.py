@@ -4,6 +4,7 @@
 """
 
 import argparse
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -56,7 +57,7 @@ def save_png(picture: torch.Tensor, path: Path) -> None:
     encoder = av.CodecContext.create("png", "w")
     encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, "rgb24"
     encoder.options = {"pred": "mixed", "compression_level": "9"}
-    encoder.time_base = "1/25"
+    encoder.time_base = Fraction(1, 25)
     path.write_bytes(b"".join(bytes(p) for p in (*encoder.encode(frame), *encoder.encode(None))))
 
 

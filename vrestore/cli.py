@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vrestore import __version__
 from vrestore.errors import InputError, UsageError, VrestoreError, told
-from vrestore.options import RestoreOptions, parse_time
+from vrestore.options import RestoreOptions
+from vrestore.report import of
 
 if TYPE_CHECKING:
     from vrestore.progress import Silence
-
-INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are UsageErrors, so that every message has one form."""
 
+    words: Sequence[str] = ()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = args or ()
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        for word in self.words:
+            if word.startswith("-") and Path(word).exists():
+                raise UsageError(f"{word} was taken for an option; write ./{word}")
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
@@ -31,19 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 done, 1 some films failed, 2 usage, 3 input,
     4 model or weights, 5 out of memory, 6 no space or not writable, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        kind = getattr(signal, name, None)
+        if kind is not None and signal.getsignal(kind) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(kind, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names need not be text in any encoding
+        sys.stdout.reconfigure(errors="surrogateescape")
     as_json, debug = "--json" in argv, "--debug" in argv
     try:
         return run(build_parser().parse_args(argv))
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("vrestore: interrupted; nothing was left under the output's name", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         complain(told(error), as_json)
@@ -63,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("-i", "--input", dest="more", type=Path, action="append", default=[], metavar="INPUT",
         help="one more input")  # fmt: skip
-    add("-o", "--output", type=Path, metavar="OUT",
+    add("-o", "--output", metavar="OUT",
         help="a file; with several inputs, or a trailing slash, a folder; NAME_%%08d.png: pictures "
         "(default: NAME_restored beside the input)")  # fmt: skip
     add("-n", "--model", metavar="NAME",
@@ -103,28 +113,33 @@ def run(args: argparse.Namespace) -> int:
     if not inputs:
         raise UsageError("no input; try: vrestore clip.mp4")
     options = read_options(args)
-    from vrestore.ends import target_for
     from vrestore.jobs.batch import make_folder, restore_all
     from vrestore.restore import restore
 
+    output = Path(args.output) if args.output else None
+    is_folder = (args.output or "").endswith((os.sep, os.altsep or os.sep))
     show = choose_display(args)
     try:
-        if len(inputs) > 1:
-            outcomes = restore_all(inputs, args.output, options, show.progress, show.ended)
+        if len(inputs) > 1 or (is_folder and not inputs[0].is_dir()):
+            if output and not is_folder and output.suffix and not output.is_dir():
+                raise UsageError(
+                    f"{output}: several inputs go into a folder; write {output}{os.sep}"
+                )
+            outcomes = restore_all(inputs, output, options, show.progress, show.ended)
             show.summary(outcomes)
-            return int(any(outcome.failed(options) for outcome in outcomes))
-        into_folder = str(args.output or "").endswith(("/", "\\")) and not inputs[0].is_dir()
-        if into_folder:
-            make_folder(args.output)
-        target = target_for(inputs[0], args.output, into_folder)
-        report = restore(inputs[0], target, options=options, progress=show.progress)
+            failed = [outcome for outcome in outcomes if outcome.failed(options)]
+            alone = len(inputs) == 1 and failed
+            return failed[0].exit_code if alone else int(bool(failed))
+        if output and is_folder:
+            make_folder(output)
+        report = restore(inputs[0], output, options=options, progress=show.progress)
         show.report(report)
     finally:
         show.close()
     if report.damage and not options.allow_truncated:
         raise InputError(
-            f"{report.damage}; {report.frames} frames were restored into {report.target}. "
-            "Re-run with --allow-truncated to accept that"
+            f"{report.damage}; {of(report.frames, 'frame')} restored into {report.target}; "
+            "re-run with --allow-truncated to accept that"
         )
     return 0
 
@@ -154,10 +169,7 @@ def read_options(args: argparse.Namespace) -> RestoreOptions:
     }
     if "scene_cuts" in given:
         given["scene_cuts"] = given["scene_cuts"] == "on"
-    for name in ("start", "end"):
-        if name in given:
-            given[name] = parse_time(given[name])
-    return dataclasses.replace(options, **given)
+    return options.but(given, "command line")
 
 
 def complain(error: VrestoreError, as_json: bool) -> None:
@@ -168,5 +180,9 @@ def complain(error: VrestoreError, as_json: bool) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """A polite kill ends like Ctrl-C: nothing half-written, no child left."""
+    """A polite kill, or a terminal that closes, ends like Ctrl-C: nothing half-written, no child
+    left. What tidies up is not interrupted again."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from vrestore.errors import UsageError
@@ -39,6 +41,7 @@ def open_writer(
 ) -> Encoder | PictureWriter:
     """A context manager with ``write(frame)`` and ``close()``, for a film or for pictures."""
     if wants_pictures(info, target):
+        info = replace(info, frame_count=frames_expected(info, options))
         return PictureWriter(target, info, names_of(info, target), overwrite=options.overwrite)
     settings = EncodeSettings(
         codec=options.codec,
@@ -59,11 +62,29 @@ def open_writer(
     )
 
 
+def frames_expected(info: VideoInfo, options: RestoreOptions) -> int | None:
+    """How many frames will come, as far as the container says; about, where a part is asked for."""
+    if options.start is None and options.end is None:
+        return info.frame_count
+    last = info.frame_count
+    if info.average_rate is None:
+        return None
+    if options.end is not None:
+        before_end = math.ceil(options.end * info.average_rate)
+        last = before_end if last is None else min(last, before_end)
+    if last is None:
+        return None
+    return max(last - math.ceil((options.start or 0) * info.average_rate), 0) or None
+
+
 def wants_pictures(info: VideoInfo, target: Path) -> bool:
-    """A picture's name, a ``%08d.png`` pattern, or a folder where the source was pictures."""
+    """A picture's name, a ``%08d.png`` pattern, or a folder where the source was pictures.
+
+    What has an ending is no folder's name, except where there is such a folder.
+    """
     if target.suffix.lower() in PICTURE_SUFFIXES:
         return True
-    return info.container == "pictures" and target.suffix.lower() not in CONTAINERS
+    return info.container == "pictures" and (target.is_dir() or not target.suffix)
 
 
 def names_of(info: VideoInfo, target: Path) -> list[str] | None:

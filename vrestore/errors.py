@@ -8,7 +8,8 @@
     ├── InputError             3   the film cannot be read, or not whole
     ├── ModelError             4   unknown model, wrong or missing weights
     ├── OutOfMemory            5   nothing smaller is left to try
-    └── OutputError            6   no space, not writable, exists already, or not verified
+    ├── OutputError            6   no space, not writable, exists already, or not verified
+    └── Interrupted          130   Ctrl-C, or a polite kill
 
 A message says what, where (file, stream, frame, time), and what to do.
 """
@@ -54,17 +55,28 @@ class OutputError(VrestoreError):
     exit_code = 6
 
 
-def told(error: Exception) -> VrestoreError:
+class Interrupted(VrestoreError):
+    """Somebody ended the run."""
+
+    exit_code = 130
+
+
+def told(error: BaseException) -> VrestoreError:
     """The error as a user is told of it, whatever was raised."""
     if isinstance(error, VrestoreError):
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted; nothing was left under the output's name")
     if is_out_of_memory(error):
         return OutOfMemory("out of memory; lower --chunk and --lookahead, or restore a part")
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename if error.filename is not None else "standard output"
+        return OutputError(f"{where}: {error.strerror}")
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return Fault(f"{what}; this is a fault in vrestore: run with --debug and report what it says")
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Python's, torch's on a GPU, and what torch raises on a CPU: a RuntimeError that says so."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (

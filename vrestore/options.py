@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Self
 
 from vrestore.errors import UsageError
+from vrestore.settings import converted
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,9 @@ class RestoreOptions:
         if self.crf is not None and self.bitrate is not None:
             raise UsageError("--crf and --bitrate contradict each other; give one of them")
 
+    def but(self, changes: Mapping[str, Any], where: str) -> Self:
+        """Changed, and checked by name and type: a path may be a string, a time ``"0:01:30"``.
 
-def parse_time(text: str) -> Fraction:
-    """``90``, ``1:30`` or ``0:01:30.5`` as exact seconds; UsageError for anything else."""
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-    except (ValueError, ZeroDivisionError):
-        parts = []
-    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts) or "/" in text:
-        raise UsageError(f"{text!r} is not a time; write seconds, M:SS or H:MM:SS.mmm")
-    seconds = Fraction(0)
-    for part in parts:
-        seconds = seconds * 60 + part
-    return seconds
+        ``where`` the changes come from is said in the UsageError.
+        """
+        return replace(self, **converted(changes, type(self), where))

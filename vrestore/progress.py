@@ -65,6 +65,8 @@ class PlainLines(Silence):
             self.report(outcome.report)
         elif not outcome.error:
             print(f"{outcome.target}: finished before, skipped")
+            if outcome.damage:
+                print(f"  damaged: {outcome.damage}")
 
     def report(self, report: Report) -> None:
         self.last = float("-inf")
@@ -132,7 +134,12 @@ class JsonLines(Silence):
         elif outcome.report:
             self.report(outcome.report)
         else:
-            self.write("skipped", source=str(outcome.source), target=str(outcome.target))
+            self.write(
+                "skipped",
+                source=str(outcome.source),
+                target=str(outcome.target),
+                damage=outcome.damage,
+            )
 
     def report(self, report: Report) -> None:
         self.write("report", **report.as_dict())
@@ -145,13 +152,15 @@ class JsonLines(Silence):
 
     def write(self, event: str, **values: Any) -> None:
         """One line, flushed, so that a reader at the other end of a pipe sees it now."""
-        print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)
+        print(json.dumps({"event": event, **values}), flush=True)
 
 
 def count(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """How many were restored, damaged (restored as far as they go), skipped and failed."""
-    damaged = sum(1 for o in outcomes if o.report and o.report.damage)
-    restored = sum(1 for o in outcomes if o.report) - damaged
-    failed = sum(1 for o in outcomes if o.error)
-    skipped = len(outcomes) - restored - damaged - failed
-    return {"restored": restored, "damaged": damaged, "skipped": skipped, "failed": failed}
+    """How many were restored whole, skipped as finished, and failed; and how many of all that are
+    there now are damaged (as far as their films go)."""
+    return {
+        "restored": sum(1 for o in outcomes if o.report and not o.damage),
+        "damaged": sum(1 for o in outcomes if o.damage),
+        "skipped": sum(1 for o in outcomes if not (o.report or o.error or o.damage)),
+        "failed": sum(1 for o in outcomes if o.error),
+    }

@@ -66,7 +66,8 @@ class Report:
         wide, high = self.output_size
         speed = f" ({self.frames / self.seconds:.2f} frames/s)" if self.seconds else ""
         text = [
-            f"{self.target}: {self.frames} frames, {w}x{h} -> {wide}x{high}, {self.shots} shots, "
+            f"{self.target}: {of(self.frames, 'frame')}, {w}x{h} -> {wide}x{high}, "
+            f"{of(self.shots, 'shot')}, "
             f"{self.seconds:.1f} s{speed}; {self.model} on {self.device} in {self.precision}",
             f"  colour: {self.colour}",
         ]
@@ -83,3 +84,8 @@ class Report:
         if self.damage:
             text.append(f"  damaged: {self.damage}")
         return text
+
+
+def of(number: int, thing: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -7,7 +7,6 @@ time stamps that they came with. Decoding runs ahead and encoding behind, each i
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.ends import look, open_reader, open_writer, target_for
+from vrestore.ends import frames_expected, look, open_reader, open_writer, target_for
 from vrestore.engine.prefetch import WritingBehind, prefetch
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.shots import shots
+from vrestore.errors import UsageError
 from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
 from vrestore.report import Progress, ProgressCallback, Report
@@ -47,13 +47,16 @@ def restore(
     several films in turn. Returns when the output is complete, verified and under its final name.
     Raises VrestoreError; what broke off is restored as far as it goes, see ``Report.damage``.
     """
-    options = dataclasses.replace(options or RestoreOptions(), **changes)
+    options = (options or RestoreOptions()).but(changes, "restore()")
     source = Path(source)
     target = target_for(source, Path(target) if target else None)
     info = look(source)
     restorer = restorer or load_restorer(options)
     scale = options.scale or restorer.scale
     width, height = round(info.width * scale), round(info.height * scale)
+    if min(width, height) < 1:
+        raise UsageError(f"{source}: {info.width}x{info.height} times {scale:g} leaves no picture")
+    expected = frames_expected(info, options)
     reader = open_reader(info, options)
     started = time.monotonic()
     frame_count = shot_count = 0
@@ -89,7 +92,7 @@ def restore(
                     frame_count += 1
                     if progress:
                         seconds = time.monotonic() - started
-                        progress(Progress(source, frame_count, info.frame_count, seconds))
+                        progress(Progress(source, frame_count, expected, seconds))
         written = writer.close()
 
     damage = reader.damage

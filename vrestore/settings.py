@@ -1,10 +1,13 @@
-"""A TOML file -> a frozen dataclass, checked by name and type."""
+"""A TOML file -> a frozen dataclass, checked by name and type; times as people write them."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -27,17 +30,33 @@ def read_toml(path: Path, cls: type[T]) -> T:
 
 def from_table(table: dict[str, Any], cls: type[T], where: str) -> T:
     """``table`` as ``cls``; nested tables become nested dataclasses, arrays become tuples."""
+    values = converted(table, cls, where)
+    for field in fields(cls):  # type: ignore[arg-type]
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in table:
+            raise UsageError(f"{where}: key {field.name!r} is missing")
+    return cls(**values)
+
+
+def converted(table: Mapping[str, Any], cls: type[Any], where: str) -> dict[str, Any]:
+    """The values of ``table`` in the types of ``cls``'s fields; UsageError for what is none."""
     hints = get_type_hints(cls)
     for key in table:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(hints)}"
             raise UsageError(f"{where}: unknown key {key!r}{hint}")
-    for field in fields(cls):  # type: ignore[arg-type]
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and field.name not in table:
-            raise UsageError(f"{where}: key {field.name!r} is missing")
-    return cls(**{k: _convert(v, hints[k], f"{where}: {k}") for k, v in table.items()})
+    return {k: _convert(v, hints[k], f"{where}: {k}") for k, v in table.items()}
+
+
+def parse_time(text: str) -> Fraction:
+    """``90``, ``1:30`` or ``0:01:30.5`` as exact seconds; UsageError for anything else."""
+    if not re.fullmatch(r"(\d{1,9}:){0,2}\d{1,9}(\.\d{1,18})?", text, re.ASCII):
+        raise UsageError(f"{text!r} is not a time; write seconds, M:SS or H:MM:SS.mmm")
+    seconds = Fraction(0)
+    for part in text.split(":"):
+        seconds = seconds * 60 + Fraction(part)
+    return seconds
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -47,13 +66,17 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return from_table(value, hint, where)
     if get_origin(hint) in (Union, UnionType):
         choices = [h for h in get_args(hint) if h is not type(None)]
+        if value is None and len(choices) < len(get_args(hint)):
+            return None
         return _convert(value, choices[0], where)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_convert(v, get_args(hint)[0], f"{where}[{i}]") for i, v in enumerate(value))
     if hint is float and type(value) is int:
         return float(value)
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str | Path):
         return Path(value)
+    if hint is Fraction and type(value) in (str, int, float):
+        return parse_time(str(value))
     if hint is Any or (type(value) is hint):
         return value
     if get_origin(hint) is dict and isinstance(value, dict):

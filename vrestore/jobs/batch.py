@@ -7,26 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vrestore.ends import target_for
-from vrestore.errors import OutputError, UsageError, VrestoreError, told
+from vrestore.errors import InputError, OutputError, UsageError, VrestoreError, told
 from vrestore.options import RestoreOptions
 from vrestore.report import ProgressCallback, Report
 from vrestore.restore import load_restorer, restore
+from vrestore.video.partial import fitting
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How one film ended: ``report`` where it was restored, ``error`` where it was not,
-    neither where a finished output was there already."""
+    neither where a finished output was there already. ``damage``: what is missing from it, now
+    or when it was made."""
 
     source: Path
     target: Path
     report: Report | None = None
     error: VrestoreError | None = None
+    damage: str | None = None
 
     def failed(self, options: RestoreOptions) -> bool:
         """Not restored, or not whole where that was not accepted."""
-        damaged = self.report is not None and self.report.damage is not None
-        return self.error is not None or (damaged and not options.allow_truncated)
+        return self.error is not None or bool(self.damage and not options.allow_truncated)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the film by itself."""
+        return self.error.exit_code if self.error else InputError.exit_code if self.damage else 0
 
 
 def restore_all(
@@ -38,32 +45,49 @@ def restore_all(
 ) -> list[Outcome]:
     """Restore every source into ``folder`` (None: beside each); finished ones are skipped.
 
-    An output under its final name is complete and verified, so that its being there is enough.
-    ``ended`` is called after each. UsageError: two sources would get the same output.
+    An output under its final name is complete and verified, so that its being there is enough. What
+    a damaged film lacks is written down beside its output (``damage_note``), for the runs to come.
+    Results of an earlier run among the sources are passed over. ``ended`` is called after each.
+    UsageError: two sources would get the same output.
     """
-    targets = [target_for(source, folder, folder=folder is not None) for source in sources]
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
-            other = sources[targets.index(target)]
-            raise UsageError(f"{other} and {sources[i]} would both become {target}; rename one")
+    aims = {source: target_for(source, folder, folder=folder is not None) for source in sources}
+    mine = set(aims.values()) if folder is None else set()
+    aims = {source: target for source, target in aims.items() if source not in mine}
+    taken: dict[Path, Path] = {}
+    for source, target in aims.items():
+        if target in taken:
+            raise UsageError(f"{taken[target]} and {source} would both become {target}; rename one")
+        taken[target] = source
+    restorer = load_restorer(options)
     if folder is not None:
         make_folder(folder)
-    restorer = load_restorer(options)
     outcomes = []
-    for source, target in zip(sources, targets, strict=True):
-        outcome = Outcome(source, target)
-        if options.overwrite or not target.exists() or same_file(source, target):
-            try:
+    for source, target in aims.items():
+        note = damage_note(target)
+        try:
+            if target.exists() and not options.overwrite and not same_file(source, target):
+                damage = note.read_text("utf-8").strip() if note.exists() else None
+                outcome = Outcome(source, target, damage=damage)
+            else:
                 report = restore(
                     source, target, options=options, progress=progress, restorer=restorer
                 )
-                outcome = Outcome(source, target, report=report)
-            except Exception as error:  # whatever it was, it is not the next film's
-                outcome = Outcome(source, target, error=told(error))
+                if report.damage:
+                    note.write_text(report.damage + "\n", "utf-8", errors="backslashreplace")
+                else:
+                    note.unlink(missing_ok=True)
+                outcome = Outcome(source, target, report, damage=report.damage)
+        except Exception as error:  # whatever it was, it is not the next film's
+            outcome = Outcome(source, target, error=told(error))
         outcomes.append(outcome)
         if ended:
             ended(outcome)
     return outcomes
+
+
+def damage_note(target: Path) -> Path:
+    """Where it is written what a result lacks of its film."""
+    return target.with_name(fitting(target.name, ".damage.txt"))
 
 
 def same_file(source: Path, target: Path) -> bool:

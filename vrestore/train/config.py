@@ -40,12 +40,17 @@ class FlowWarmUp:
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR."""
+    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR.
+
+    ``eps`` of the Charbonnier loss: 1e-12 is L1; 1e-3 is squared error up to 8 of 255 codes or so,
+    which is what PSNR counts.
+    """
 
     steps: int
     batch: int
     frames: int
     patch: int
+    eps: float = 1e-12
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         output = net(lq.to(device).float() / 255)
-        loss = charbonnier(output, gt.to(device).float() / 255)
+        loss = charbonnier(output, gt.to(device).float() / 255, config.stage_at(step).eps)
         if not torch.isfinite(loss):
             torch.save({"lq": lq, "gt": gt, "step": step}, run / "bad_batch.pt")
             raise FloatingPointError(
