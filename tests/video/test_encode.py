@@ -443,6 +443,37 @@ def test_a_part_of_a_film_begins_where_the_film_did(
         assert abs(was.time - start - now.time) * 2 <= after.tick + Fraction(1, 500_000)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_subtitle_on_screen_when_the_part_begins_is_shown_from_there(
+    suffix: str, either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines.srt"
+    lines.write_text(
+        "1\n00:00:00,200 --> 00:00:00,500\ngone\n\n2\n00:00:00,600 --> 00:00:01,200\nthere\n\n"
+        "3\n00:00:01,300 --> 00:00:01,400\nnext\n\n4\n00:00:01,900 --> 00:00:01,960\nlater\n\n"
+    )
+    codec = "mov_text" if suffix == "mp4" else "srt"
+    source = make_clip(f"in.{suffix}", *PICTURES, "-i", lines, *X264, "-c:s", codec)
+    target = tmp_path / f"out.{suffix}"
+    copy_film(source, target, start=Fraction(1), end=Fraction(9, 5))
+    with av.open(str(target)) as film:
+        (stream,) = film.streams.subtitles
+        shown = [p for p in film.demux(stream) if bytes(p).strip(b"\0")]
+        times = [(float(p.pts * p.time_base), float(p.duration * p.time_base)) for p in shown]
+        words = [bytes(p)[2 * (suffix == "mp4") :] for p in shown]
+    assert words == [b"there", b"next"]
+    np.testing.assert_allclose(times, [(0.0, 0.2), (0.3, 0.1)], atol=0.0011)
+
+
+def test_opus_sound_is_not_earlier_than_it_was(
+    either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    source = make_clip("in.webm", *PICTURES, *TONE, "-c:v", "libvpx", "-c:a", "libopus")
+    for target in (tmp_path / "out.webm", tmp_path / "out.mkv"):
+        copy_film(source, target)
+        witness.assert_same_pts(source, target, "audio")
+
+
 def test_a_part_says_that_its_chapters_are_left_out(
     either_ffmpeg: str, rich: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -49,11 +49,15 @@ _DISPOSITIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Passenger:
-    """One stream of the output: the source's stream ``index``, through ``codec`` ("copy")."""
+    """One stream of the output: the source's stream ``index``, through ``codec`` ("copy").
+
+    ``skip_ms``: Opus's pre-skip, milliseconds that its decoder gives before the sound begins.
+    """
 
     index: int
     kind: str
     codec: str
+    skip_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
         video = container.streams[info.stream_index]
         flags = [name for name in _DISPOSITIONS if video.disposition & Disposition[name]]
         return Company(
-            streams=tuple(streams),
+            streams=tuple(s and replace(s, skip_ms=_opus_skip_ms(container, s)) for s in streams),
             copied=tuple(copied),
             converted=tuple(converted),
             dropped=tuple(dropped),
@@ -205,6 +209,15 @@ def _movie_timescale(container: av.container.InputContainer, time_base: Fraction
     rates = [stream.codec_context.sample_rate for stream in container.streams.audio]
     ticks = math.lcm(time_base.denominator, *(rate for rate in rates if rate))
     return ticks if ticks < 2**31 else time_base.denominator
+
+
+def _opus_skip_ms(film: av.container.InputContainer, rider: Passenger) -> int:
+    """From the identification header, RFC 7845, 5.1; 0 for anything else."""
+    context = film.streams[rider.index].codec_context
+    header = bytes(context.extradata or b"") if context is not None else b""
+    if not header.startswith(b"OpusHead") or len(header) < 12:
+        return 0
+    return -(-int.from_bytes(header[10:12], "little") // 48)
 
 
 def _languages(

@@ -196,9 +196,11 @@ def arguments(
     film_input = 0 if along.streams[0] is not None else 1
     alone = along.streams == (None,)
     video = along.streams.index(None)
-    kept = None
+    kept: dict[str, str] = {}
     if window:
-        kept = _window_filter(planned.muxer, version, window, shift * source.time_base)
+        moved = shift * source.time_base
+        for kind in ("audio", "subtitle"):
+            kept[kind] = _window_filter(kind, planned.muxer, version, window, moved)
     options: dict[str, object] = {
         "copyts": None,
         "fps_mode" if version > 5 else "vsync": "passthrough",
@@ -206,7 +208,7 @@ def arguments(
         "max_muxing_queue_size": 9999,
         **_video_options(video, source, planned, settings),
         **_ending(video, source, planned, version, last_duration),
-        **_rider_options(along, kept),
+        **_rider_options(along, kept, mended=version < 6 and planned.muxer in ("matroska", "webm")),
         **_muxer_options(source, planned, along),
     }
     if film is not None:
@@ -301,8 +303,14 @@ def _ending(
     return {f"bsf:{place}": f"setts=pts=PTS:dts=DTS:duration={last_duration}"}
 
 
-def _rider_options(along: Company, window_filter: str | None) -> dict[str, object]:
-    """How all the other streams come along; ``window_filter`` keeps a part of them."""
+def _rider_options(
+    along: Company, window_filters: dict[str, str], *, mended: bool
+) -> dict[str, object]:
+    """How all the other streams come along; ``window_filters`` keep a part of each kind.
+
+    ``mended``: FFmpeg 5's Matroska writer forgets Opus's pre-skip (RFC 7845, 4.2) when it copies,
+    and its reader then takes it off: the sound would be too early by it.
+    """
     options: dict[str, object] = {}
     for place, one in enumerate(along.streams):
         if one is None:
@@ -311,26 +319,42 @@ def _rider_options(along: Company, window_filter: str | None) -> dict[str, objec
         options[f"c:{place}"] = one.codec
         if one.kind == "cover":
             options[f"disposition:{place}"] = "attached_pic"
-        elif window_filter and one.kind in ("audio", "subtitle"):
-            options[f"bsf:{place}"] = window_filter
+            continue
+        filters = [window_filters[one.kind]] if one.kind in window_filters else []
+        if mended and one.codec == "copy" and one.skip_ms:
+            filters.append(f"setts=ts=TS+{one.skip_ms}")
+        if filters:
+            options[f"bsf:{place}"] = ",".join(filters)
     return options
 
 
 def _window_filter(
-    muxer: str, version: int, window: tuple[Fraction, Fraction | None], moved: Fraction
+    kind: str,
+    muxer: str,
+    version: int,
+    window: tuple[Fraction, Fraction | None],
+    moved: Fraction,
 ) -> str:
     """A bitstream filter that keeps packets within ``window``, after all was ``moved`` down.
 
-    -ss and -to cut copied streams at a key frame, and differently by version; this is exact.
+    -ss and -to cut copied streams at a key frame, and differently by version; this is exact. A
+    subtitle that is on screen when the window opens is shown from there on.
     """
     # FFmpeg 5 filters packets in the muxer's ticks, and says another ``tb``.
     ticks = _TICKS.get(muxer) if version < 6 else None
-    scale, time = (ticks, "pts") if ticks else (1_000_000, "pts*tb*1000000")
+    scale, unit = (ticks, "") if ticks else (1_000_000, "*tb*1000000")
     begin, end = (None if t is None else math.ceil((t - moved) * scale) for t in window)
-    outside = f"lt({time},{begin})"
+    outside = f"lt(pts{unit},{begin})"
+    if kind == "subtitle":
+        outside += f"*lte((pts+duration){unit},{begin})"
     if end is not None:
-        outside += f"+gte({time},{end})"
-    return f"noise=drop='{outside}'"
+        outside += f"+gte(pts{unit},{end})"
+    kept = f"noise=drop='{outside}'"
+    if kind == "subtitle":
+        at = f"{begin}" if ticks else f"{begin}/1000000/TB"
+        shown = f"if(lt(PTS,{at}),PTS+DURATION-{at},DURATION)"
+        kept += f",setts=ts='max(TS,{at})':duration='{shown}'"
+    return kept
 
 
 def _window_options(
