@@ -410,9 +410,10 @@ def _turn(source: VideoInfo, planned: Plan, version: int) -> dict[str, object]:
     if (turn, mirrored) == (0, False):
         return {}
     if planned.muxer != "matroska" or version < 7 or turn is None:
+        newer = ", or let ffmpeg 7 or later write it" if planned.muxer == "matroska" else ""
         raise UsageError(
             f"{source.path}: the film is rotated or mirrored for display, which {planned.muxer} as "
-            f"written by ffmpeg {version} cannot say; write .mp4 or .mov"
+            f"written by ffmpeg {version} cannot say; write .mp4 or .mov{newer}"
         )
     options: dict[str, object] = {"noautorotate": None, "display_rotation": turn}
     if mirrored:
