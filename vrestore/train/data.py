@@ -143,27 +143,37 @@ def batches(data: Dataset[Any], first: int, workers: int) -> DataLoader[Any]:
 def clip_patch(
     rng: np.random.Generator, material: Material, frames: int, patch: int
 ) -> tuple[Tensor, Tensor]:
-    """Aligned crops of one clip: LR ``(T, 3, p, p)`` and HR; of some places the most detailed."""
+    """Aligned crops of a clip: LR ``(T, 3, p, p)`` and HR; of some, mostly the most detailed.
+
+    What is soft teaches little: bicubic enlarges it as well.
+    """
     fitting = [
         c for c in material.clips if c[0].shape[0] >= frames and min(c[1].shape[2:]) >= patch
     ]
-    hr, lr = fitting[rng.integers(len(fitting))]
+    crops = [random_crop(rng, fitting, frames, patch) for _ in range(3)]
+    if rng.random() < 0.6:
+        crops.sort(key=lambda crop: detail(crop[0][0]))
+    return crops[-1]
+
+
+def random_crop(
+    rng: np.random.Generator, clips: list[tuple[Tensor, Tensor]], frames: int, patch: int
+) -> tuple[Tensor, Tensor]:
+    """Any place and time of any clip, one in ten at twice the speed."""
+    hr, lr = clips[rng.integers(len(clips))]
     stride = 2 if rng.random() < 0.1 and hr.shape[0] > 2 * frames else 1
     t = int(rng.integers(hr.shape[0] - (frames - 1) * stride))
     h, w = lr.shape[2:]
-    places = [
-        (int(rng.integers(h - patch + 1)), int(rng.integers(w - patch + 1))) for _ in range(3)
-    ]
-    if rng.random() < 0.6:
-        detail = []
-        for y, x in places:
-            grey = lr[t, 1, y : y + patch, x : x + patch].float()
-            detail.append(float(grey.diff(dim=0).abs().mean() + grey.diff(dim=1).abs().mean()))
-        places[0] = places[int(np.argmax(detail))]
-    y, x = places[0]
+    y, x = int(rng.integers(h - patch + 1)), int(rng.integers(w - patch + 1))
     times = slice(t, t + (frames - 1) * stride + 1, stride)
     big = [slice(v * SCALE, (v + patch) * SCALE) for v in (y, x)]
     return lr[times, :, y : y + patch, x : x + patch], hr[times, :, big[0], big[1]]
+
+
+def detail(picture: Tensor) -> float:
+    """Mean absolute difference of neighbouring green values of ``(3, h, w)``."""
+    green = picture[1].float()
+    return float(green.diff(dim=0).abs().mean() + green.diff(dim=1).abs().mean())
 
 
 def moved_photo(
