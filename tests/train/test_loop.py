@@ -44,6 +44,18 @@ def test_training_makes_the_loss_smaller(tmp_path, on_made_pictures):
     assert sum(losses[-20:]) < 0.95 * sum(losses[:20])
 
 
+def test_the_flow_network_stays_as_it_is_at_first(tmp_path, on_made_pictures):
+    config, cpu = tiny_config(), torch.device("cpu")
+    states = []
+    for _ in range(config.steps):
+        loop.train(config, tmp_path, cpu, 0.0)
+        states.append(torch.load(tmp_path / "state.pt", weights_only=True)["net"])
+    taught = torch.load(tmp_path / "flow.pt", weights_only=True)["spynet"]
+    for step, state in enumerate(states, start=1):
+        still = all(torch.equal(state["spynet." + key], value) for key, value in taught.items())
+        assert still == (step <= config.optimiser.flow_fixed)
+
+
 def test_the_rate_rises_then_falls_along_a_cosine():
     config = tiny_config(100)
     rates = [loop.rate_at(step, config) for step in range(100)]
@@ -62,7 +74,7 @@ def test_stages_follow_each_other():
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     tmp_path, on_made_pictures, monkeypatch
 ):
-    monkeypatch.setattr(loop, "charbonnier", lambda a, b: (a - b).sum() * math.nan)
+    monkeypatch.setattr(loop, "charbonnier", lambda a, b, eps: (a - b).sum() * math.nan)
     with pytest.raises(FloatingPointError, match="step 0"):
         loop.train(tiny_config(), tmp_path, torch.device("cpu"), None)
     assert (tmp_path / "bad_batch.pt").exists()

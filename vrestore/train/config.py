@@ -55,11 +55,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Adam; the rate rises over ``warm_up`` steps, then falls along a cosine to ``final_rate``."""
+    """Adam; the rate rises over ``warm_up`` steps, then falls along a cosine to ``final_rate``.
+
+    The flow network stays as it is for the first ``flow_fixed`` steps (BasicVSR, sec. 4.1): trunks
+    that have not learned to read what is warped would move it out of place.
+    """
 
     rate: float
     final_rate: float = 1e-6
-    flow_share: float = 0.25  # of the rate, for the flow network (BasicVSR++, sec. 4)
+    flow_fixed: int = 2000
+    flow_share: float = 0.05  # of the rate, for the flow network (BasicVSR++, sec. 4)
     warm_up: int = 200
     clip: float = 0.5  # largest gradient norm
     ema: float = 0.999

@@ -69,6 +69,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     losses: list[float] = []
     tick = time.monotonic()
     for lq, gt in batches(Batches(config, material, share), step, config.data.workers):
+        net.spynet.requires_grad_(step >= config.optimiser.flow_fixed)
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         output = net(lq.to(device).float() / 255)
