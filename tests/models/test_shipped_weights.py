@@ -1,0 +1,85 @@
+"""The weights in the package: they beat bicubic, and look-ahead loses next to nothing of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from films import shared
+from safetensors import safe_open
+
+from vrestore import Restorer, load_model
+from vrestore.evaluate.metrics import luma, psnr, to_8bit
+from vrestore.models.catalogue import find
+from vrestore.models.resize import imresize
+from vrestore.train.data import gentle_pair, read_frames, shrink
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flower.mp4"
+
+
+@pytest.fixture(scope="module")
+def net():
+    return load_model("basicvsr")
+
+
+def y_psnr(y, hr):
+    return psnr(luma(to_8bit(y)), luma(hr), crop=4).mean().item()
+
+
+def gain(net, hr):
+    lr = shrink(hr).float() / 255
+    out = torch.stack(list(Restorer(net, precision="fp32", device="cpu").stream(lr)))
+    return y_psnr(out, hr) - y_psnr(imresize(lr, 4), hr)
+
+
+def test_the_file_is_small_enough_to_ship_and_says_its_licence():
+    path = find("basicvsr").path
+    assert path.stat().st_size <= 4 * 2**20
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["licence"] == "Apache-2.0"
+    assert path.with_suffix(".md").exists()
+
+
+def test_it_beats_bicubic_on_the_example(net):
+    hr = read_frames(EXAMPLE)[:6, :, :136, :240]
+    assert gain(net, hr) > 0.5
+
+
+def test_its_flow_follows_the_motion(net):
+    """A network that ignores its neighbours beats bicubic, too; this one must not be such."""
+    picture = read_frames(EXAMPLE)[0, :, :136, :240]
+    error, still = 0.0, 0.0
+    for seed in range(8):
+        pair, motion = gentle_pair(np.random.default_rng(seed), (picture,), 64, 4.0)
+        ref, supp = pair.float() / 255
+        with torch.no_grad():
+            flow = net.spynet(ref[None], supp[None])[0]
+        inner = (..., slice(8, -8), slice(8, -8))
+        error += (flow - motion)[inner].norm(dim=0).mean().item()
+        still += motion[inner].norm(dim=0).mean().item()
+    assert error < 0.15 * still
+    with torch.no_grad():
+        resting = net.spynet(ref[None], ref[None])[0][inner]
+    assert resting.norm(dim=0).mean() < 0.1  # a bias would blur what is propagated, at every step
+
+
+@pytest.mark.parametrize(("clip", "least"), [("coffee", 3.0), ("face", 2.0), ("dog", 0.5)])
+def test_it_beats_bicubic_on_real_footage(net, clip, least):
+    assert gain(net, read_frames(shared(f"media/val/{clip}.mp4"))[:7]) > least
+
+
+def test_lookahead_costs_less_the_further_it_looks(net):
+    """Against the whole shot, on a real clip: the curve falls, and 8 frames are near enough."""
+    hr = read_frames(shared("media/val/bedroom.mp4"))[:20, :, 60:188, 100:260]
+    lr = shrink(hr).float() / 255
+
+    def restored(**how):
+        return torch.stack(list(Restorer(net, precision="fp32", device="cpu", **how).stream(lr)))
+
+    whole = restored(propagation="whole")
+    losses = []
+    for lookahead in (0, 2, 8):
+        chunked = restored(chunk=4, lookahead=lookahead)
+        losses.append((chunked - whole).square().mean().item())
+    assert losses[0] > losses[1] > losses[2]
+    assert y_psnr(whole, hr) - y_psnr(restored(chunk=4, lookahead=8), hr) < 0.05
