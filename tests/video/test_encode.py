@@ -450,7 +450,7 @@ def test_a_subtitle_on_screen_when_the_part_begins_is_shown_from_there(
     lines = tmp_path / "lines.srt"
     lines.write_text(
         "1\n00:00:00,200 --> 00:00:00,500\ngone\n\n2\n00:00:00,600 --> 00:00:01,200\nthere\n\n"
-        "3\n00:00:01,300 --> 00:00:01,400\nnext\n\n4\n00:00:01,900 --> 00:00:01,960\nlater\n\n"
+        "3\n00:00:01,300 --> 00:00:01,850\nnext\n\n4\n00:00:01,900 --> 00:00:01,960\nlater\n\n"
     )
     codec = "mov_text" if suffix == "mp4" else "srt"
     source = make_clip(f"in.{suffix}", *PICTURES, "-i", lines, *X264, "-c:s", codec)
@@ -462,7 +462,7 @@ def test_a_subtitle_on_screen_when_the_part_begins_is_shown_from_there(
         times = [(float(p.pts * p.time_base), float(p.duration * p.time_base)) for p in shown]
         words = [bytes(p)[2 * (suffix == "mp4") :] for p in shown]
     assert words == [b"there", b"next"]
-    np.testing.assert_allclose(times, [(0.0, 0.2), (0.3, 0.1)], atol=0.0011)
+    np.testing.assert_allclose(times, [(0.0, 0.2), (0.3, 0.5)], atol=0.0011)
 
 
 def test_opus_sound_is_not_earlier_than_it_was(
@@ -472,6 +472,23 @@ def test_opus_sound_is_not_earlier_than_it_was(
     for target in (tmp_path / "out.webm", tmp_path / "out.mkv"):
         copy_film(source, target)
         witness.assert_same_pts(source, target, "audio")
+
+
+def test_flac_in_mp4_stays_flac(either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    source = make_clip("in.mp4", *PICTURES, *TONE, *X264, "-c:a", "flac", "-strict", "-2")
+    report = copy_film(source, tmp_path / "out.mp4")
+    assert report.converted == ()
+    assert_same_sound(source, tmp_path / "out.mp4")
+
+
+def test_a_sound_track_without_sound_is_no_reason_to_refuse_a_film(
+    either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    source = make_clip("in.mkv", *PICTURES, *TONE, *X264, "-bsf:a", "noise=drop=1")
+    assert [s.kind for s in probe(source).streams] == ["video", "audio"]
+    report = copy_film(source, tmp_path / "out.mp4")
+    assert any("#1 audio holds nothing" in note for note in report.notes)
+    assert len(witness.times_of(tmp_path / "out.mp4")) == 50
 
 
 def test_a_part_says_that_its_chapters_are_left_out(
@@ -667,7 +684,7 @@ def test_what_ffmpeg_says_is_in_the_error(
     either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path
 ) -> None:
     source = make_clip("in.mp4", *PICTURES, *X264)
-    with pytest.raises(OutputError, match=r"status .*preset"):
+    with pytest.raises(UsageError, match=r"libx264 does not take .*no_such_preset"):
         copy_film(source, tmp_path / "out.mkv", EncodeSettings(preset="no_such_preset"))
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 

@@ -431,6 +431,9 @@ def test_a_folder_that_exists_stays_itself(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path / "here")
     written(Path("%03d.png"), noise(3))
     assert [entry.name for entry in Path().iterdir()] == ["000.png"]
+    written(Path("b%03d.png"), noise(3))
+    with pytest.raises(OutputError, match=r"b000\.png: exists already"):
+        written(Path("b%03d.png"), noise(3))
 
 
 def test_frames_and_names_must_agree(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -144,6 +145,19 @@ def company(info: VideoInfo, muxer: str, binary: str, *, cut: bool) -> Company:
         )
 
 
+def carried(info: VideoInfo, riders: list[Passenger]) -> set[int]:
+    """The indexes of those riders that have any packet; reads until each has shown one."""
+    waiting = {rider.index for rider in riders}
+    found: set[int] = set()
+    with open_film(info.path) as container, contextlib.suppress(av.FFmpegError):
+        for packet in container.demux([container.streams[index] for index in waiting]):
+            if packet.size:
+                found.add(packet.stream_index)
+            if found == waiting:
+                break
+    return found
+
+
 def _refusal(stream: StreamInfo, muxer: str, cut: bool) -> str | None:
     """Why a stream is left out without a trial; None where it may come."""
     if stream.kind == "data":
@@ -189,7 +203,7 @@ def _muxes(info: VideoInfo, riders: list[Passenger], muxer: str, binary: str) ->
     command = [binary, "-v", "error", "-nostdin", "-y", "-i", f"file:{info.path.absolute()}"]
     for place, rider in enumerate(riders):
         command += ["-map", f"0:{rider.index}", f"-c:{place}", rider.codec]
-    command += ["-t", "0", "-f", muxer, os.devnull]
+    command += ["-t", "0", "-strict", "-2", "-f", muxer, os.devnull]
     try:
         trial = subprocess.run(
             command,

@@ -338,7 +338,7 @@ def _window_filter(
     """A bitstream filter that keeps packets within ``window``, after all was ``moved`` down.
 
     -ss and -to cut copied streams at a key frame, and differently by version; this is exact. A
-    subtitle that is on screen when the window opens is shown from there on.
+    subtitle that is on screen when the window opens or closes is shown within it.
     """
     # FFmpeg 5 filters packets in the muxer's ticks, and says another ``tb``.
     ticks = _TICKS.get(muxer) if version < 6 else None
@@ -351,9 +351,10 @@ def _window_filter(
         outside += f"+gte(pts{unit},{end})"
     kept = f"noise=drop='{outside}'"
     if kind == "subtitle":
-        at = f"{begin}" if ticks else f"{begin}/1000000/TB"
-        shown = f"if(lt(PTS,{at}),PTS+DURATION-{at},DURATION)"
-        kept += f",setts=ts='max(TS,{at})':duration='{shown}'"
+        per_tick = "" if ticks else "/1000000/TB"
+        until = "PTS+DURATION" if end is None else f"min(PTS+DURATION,{end}{per_tick})"
+        shown = f"{until}-max(PTS,{begin}{per_tick})"
+        kept += f",setts=ts='max(TS,{begin}{per_tick})':duration='max({shown},0)'"
     return kept
 
 
@@ -373,6 +374,7 @@ def _window_options(
 def _muxer_options(source: VideoInfo, planned: Plan, along: Company) -> dict[str, object]:
     if planned.muxer in MOV_FAMILY:
         options: dict[str, object] = {
+            "strict": -2,  # FFmpeg 5 calls FLAC and Opus in MP4 experimental
             "video_track_timescale": source.time_base.denominator,
             "movie_timescale": along.movie_timescale,
         }

@@ -72,6 +72,7 @@ class Decoder:
         self._first_moved: int | None = None
         self._broke_off: str | None = None
         self._missing_at_end: int | None = None
+        self._corrupt = 0  # packets that the container itself marks as damaged
         self._patched = 0  # pictures that the decoder itself marks as damaged
         self._frames = 0
         self._packets = 0
@@ -90,6 +91,9 @@ class Decoder:
             at_pts = self._first_lost
             where = f", the first at {self._clock(at_pts)}" if at_pts is not None else ""
             parts.append(f"{lost} frames cannot be decoded{where} ({self._errors[0]})")
+        if self._corrupt:
+            lost = lost or 0
+            parts.append(f"{self._corrupt} packets are damaged or incomplete")
         if self._patched:
             lost = lost or 0
             parts.append(f"{self._patched} damaged frames were patched by the decoder")
@@ -170,6 +174,7 @@ class Decoder:
                     if len(self._unshown) > _REORDER:
                         self._note_lost(heapq.heappop(self._unshown))
                 self._packets += after is None and packet.size > _PLACEHOLDER_BYTES
+                self._corrupt += after is None and packet.is_corrupt
                 try:
                     pictures = stream.decode(packet)
                 except (av.FFmpegError, ValueError) as error:

@@ -23,7 +23,7 @@ import av
 import numpy as np
 
 from vrestore.errors import OutputError, UsageError, VrestoreError
-from vrestore.video.along import MOV_FAMILY, company
+from vrestore.video.along import MOV_FAMILY, carried, company
 from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
@@ -242,10 +242,24 @@ class Encoder:
         matrix = self._source.display_matrix
         if matrix is not None and self._plan.muxer in MOV_FAMILY:
             write_display_matrix(self._partial(), nth, _scaled(matrix, self._source, self._size))
-        # A part may hold nothing of a stream, and MP4 then has no track for it.
-        sure = ("video",) if self._cut else ("video", "audio", "subtitle")
-        checked = [kind for kind in kinds if kind in sure]
+        checked = [kind for kind in kinds if kind in ("video", "audio", "subtitle")]
+        if self._plan.muxer in MOV_FAMILY:
+            checked = ["video", *self._kinds_with_packets()]
         verify(self._partial(), self._log, self._source.time_base, nth, checked)
+
+    def _kinds_with_packets(self) -> list[str]:
+        """The kinds of the streams that must be there: MP4 has no track for one without packets.
+
+        Of a part of a film nothing is sure: it may hold nothing of a stream.
+        """
+        riders = [one for one in self._along.streams if one and one.kind != "cover"]
+        if self._cut:
+            return []
+        found = carried(self._source, riders) if riders else set()
+        for one in riders:
+            if one.index not in found:
+                self._notes.append(f"#{one.index} {one.kind} holds nothing: it has no track now")
+        return [one.kind for one in riders if one.index in found]
 
     def _publish(self) -> None:
         """The final name, and nobody else's file under it, in one step."""

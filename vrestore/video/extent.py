@@ -9,21 +9,25 @@ from typing import BinaryIO
 from vrestore.video.isobmff import top_level_end
 
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067  # RFC 8794, 11.2.1; RFC 9559, 5.1
+_TS_PACKET = 188  # bytes; ISO/IEC 13818-1, 2.4.3.2
 _LARGEST_RIFF = 2**31  # longer AVIs are in several parts, which their writers count variously
 
 
 def stated_bytes(path: Path) -> int | None:
     """The size that the file claims for itself; None where its kind, or this one, does not say.
 
-    MP4 and QuickTime by their top-level boxes, Matroska and WebM by the Segment, AVI by RIFF.
+    MP4 and QuickTime by their top-level boxes, Matroska and WebM by the Segment, AVI by RIFF; a
+    transport stream is in whole packets.
     """
     with path.open("rb") as file:
-        start = file.read(12)
+        start = file.read(2 * _TS_PACKET)
+        if start[:1] == start[_TS_PACKET : _TS_PACKET + 1] == b"\x47":
+            return -(-file.seek(0, 2) // _TS_PACKET) * _TS_PACKET
         if start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
             return top_level_end(file)
         if start[:4] == struct.pack(">I", _EBML):
             return _segment_end(file)
-        if start[:4] == b"RIFF" and start[8:] == b"AVI ":
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
             size = 8 + int.from_bytes(start[4:8], "little")
             return size if 12 < size < _LARGEST_RIFF else None
     return None

@@ -37,9 +37,10 @@ def write_display_matrix(path: Path, video_track: int, matrix: tuple[int, ...]) 
 
 
 def top_level_end(file: BinaryIO) -> int | None:
-    """Where the media data (8.1.1) that reaches furthest ends; None where there is none."""
+    """Where the last box of media or their description ends; None where there is none."""
     end = file.seek(0, 2)
-    return max((to for _, to in _boxes(file, 0, end, b"mdat")), default=None)
+    kinds = (b"mdat", b"moov", b"moof")
+    return max((to for kind in kinds for _, to in _boxes(file, 0, end, kind)), default=None)
 
 
 def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:

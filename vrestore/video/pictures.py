@@ -160,8 +160,9 @@ class PictureWriter:
                 f"{path}: one picture cannot hold {source.frame_count} frames; name a folder"
             )
         _refuse_input(self.path, source, self._single)
-        if not overwrite and _is_taken(self.path):
-            raise OutputError(f"{self.path}: exists already. Name another, or allow overwriting.")
+        self._taken_by: Final = _numbers(self._pattern) if numbered else re.compile("[^.].*")
+        if not overwrite and (taken := _taken(self.path, self._taken_by)):
+            raise OutputError(f"{taken}: exists already; use --overwrite, or choose another output")
         self._coding: Final = coding_for(names[0] if names else self._pattern, source)
         self.pixel_format: Final = self._coding.pixel_format
         self.colour: Final = self._coding.colour
@@ -204,9 +205,8 @@ class PictureWriter:
             self.abort()
             raise OutputError(f"{self.path}: {len(self._written)} frames came, not {named}")
         self._open = False
-        taken = _is_taken(self.path)
-        if taken and not self._overwrite:
-            raise OutputError(f"{self.path}: was made by another meanwhile; see {self._partial}")
+        if not self._overwrite and (taken := _taken(self.path, self._taken_by)):
+            raise OutputError(f"{taken}: was made by another meanwhile; see {self._partial}")
         try:
             if self._single:
                 self._partial.replace(self.path)
@@ -286,12 +286,12 @@ def _refuse_input(path: Path, source: VideoInfo, single: bool) -> None:
         raise UsageError(f"{path}: is the input itself; name another output")
 
 
-def _is_taken(path: Path) -> bool:
-    """Whether something would be lost by writing there; a folder of hidden files is nothing."""
+def _taken(path: Path, names: re.Pattern[str]) -> Path | None:
+    """What is in the way there: the file itself, or in a folder an entry of such a name."""
     try:
         if not path.is_dir():
-            return path.exists()
-        return any(not entry.name.startswith(".") for entry in path.iterdir())
+            return path if path.exists() else None
+        return next((entry for entry in path.iterdir() if names.fullmatch(entry.name)), None)
     except OSError as error:
         raise OutputError(f"{path}: cannot be looked into: {error.strerror}") from error
 
@@ -322,6 +322,12 @@ def _is_pattern(path: Path, source: VideoInfo) -> bool:
         and (source.container != "pictures" or (source.frame_count or 1) > 1)
         and len(re.findall(_NUMBER, path.name)) == 1
     )
+
+
+def _numbers(pattern: str) -> re.Pattern[str]:
+    """The names that ``pattern`` gives."""
+    before, _, after = re.split(_NUMBER, pattern, maxsplit=1)
+    return re.compile(re.escape(before) + r"\d+" + re.escape(after))
 
 
 def _numbered(pattern: str, number: int) -> str:
