@@ -307,6 +307,13 @@ def test_naming_the_package_costs_nothing():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("first", ["vrestore.restore", "vrestore.jobs.batch", "vrestore.cli"])
+def test_restore_is_the_function_whatever_was_imported_before(first):
+    code = f"import {first}, vrestore; vrestore.restore.__call__; vrestore.restore('missing.mp4')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "missing.mp4: there is no such file" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -330,7 +337,7 @@ def test_what_nobody_foresaw_is_told_without_a_traceback(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("vrestore.restore.picture_of", breaks)
+        patch.setattr(sys.modules["vrestore.restore"], "picture_of", breaks)
         assert run("a.mp4", "-n", "identity") == code
         told = capsys.readouterr().err
         assert words in told
@@ -345,7 +352,7 @@ def test_what_nobody_foresaw_is_told_without_a_traceback(
             raise error
         return open_reader(info, options)
 
-    monkeypatch.setattr("vrestore.restore.open_reader", breaks_once)
+    monkeypatch.setattr(sys.modules["vrestore.restore"], "open_reader", breaks_once)
     assert run("a.mp4", "b.mp4", "-o", "OUT", "-n", "identity") == 1
     assert [p.name for p in (here / "OUT").iterdir()] == ["b.mp4"]
 

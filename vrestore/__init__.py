@@ -6,7 +6,9 @@ tells what is in a file. Imports are lazy: naming the package costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
-        # ``vrestore.restore`` is a module too; the function must win once both are loaded.
         globals()[name] = value
         return value
     raise AttributeError(f"module 'vrestore' has no attribute {name!r}")
@@ -57,3 +58,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+class _Package(ModuleType):
+    """``vrestore.restore`` is a module too, which Python puts here when anybody imports it; the
+    function is what the name means."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_the_module = name == "restore" and isinstance(value, ModuleType)
+        super().__setattr__(name, value.restore if is_the_module else value)
+
+
+sys.modules[__name__].__class__ = _Package
