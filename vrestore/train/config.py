@@ -57,7 +57,7 @@ class Stage:
 class Optimiser:
     """Adam; the rate rises over ``warm_up`` steps, then falls along a cosine to ``final_rate``.
 
-    The flow network stays as it is for the first ``flow_fixed`` steps (BasicVSR, sec. 4.1): trunks
+    The flow network stays as it is for the first ``flow_fixed`` steps (BasicVSR, sec. 4): trunks
     that have not learned to read what is warped would move it out of place.
     """
 
