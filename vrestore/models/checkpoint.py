@@ -119,8 +119,9 @@ def load_module(path: str | Path) -> nn.Module:
             f"{error.args[0] if error.args else error}; the file is damaged or of another network"
         ) from error
     sizes = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    state = _fitted(state, net.state_dict(), f"{path}: does not fit {architecture.name}({sizes})")
-    net.load_state_dict(_float32(state, path), assign=True)
+    expected = net.state_dict()
+    state = _fitted(state, expected, f"{path}: does not fit {architecture.name}({sizes})")
+    net.load_state_dict(_float32(state, expected, path), assign=True)
     return net.eval().requires_grad_(False)
 
 
@@ -234,14 +235,17 @@ def _fitted(state: State, expected: Mapping[str, Tensor], trouble: str) -> State
     return state
 
 
-def _float32(state: State, path: Path) -> State:
-    """Copies of their own, so that nothing shares memory with the file or with each other."""
+def _float32(state: State, expected: Mapping[str, Tensor], path: Path) -> State:
+    """Copies of their own, so that nothing shares memory with the file or with each other.
+
+    In the memory layout that the network chose for its weights: it decides speed and the last bits.
+    """
     out: State = {}
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
             raise ModelError(f"{path}: {key} is {value.dtype}, {value.layout}, not plain floats")
-        tensor = value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        if not tensor.isfinite().all():
+        tensor = torch.empty_like(expected[key], dtype=torch.float32, device="cpu")
+        if not tensor.copy_(value.detach()).isfinite().all():
             raise ModelError(
                 f"{path}: {key} holds values that are not finite; its training diverged or the "
                 "file is damaged"
