@@ -1,0 +1,96 @@
+"""The deformable convolution against the reference's numbers, gradients included."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden import shared_file
+from torch.nn import functional as F
+
+from vrestore.models import deform
+from vrestore.models.deform import modulated_deform_conv
+
+CASES = ["base", "dg2_far", "stride2", "dil2_group2", "rect", "aniso", "k1"]
+INPUTS = ("x", "offset", "mask", "weight", "bias")
+
+
+def case(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with np.load(shared_file("golden/modulated_deform_conv.npz")) as file:
+        config = json.loads(file["config_json"].tobytes())[name]
+        head = f"{name}."
+        arrays = {k.removeprefix(head): file[k] for k in file.files if k.startswith(head)}
+    keys = ("stride", "padding", "dilation")
+    how = {key: tuple(config[key]) for key in keys} | {"groups": config["groups"]}
+    return how, {key: torch.from_numpy(value) for key, value in arrays.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("band_bytes", [1, deform.BAND_BYTES])
+def test_values_and_gradients_equal_the_reference(name, band_bytes, monkeypatch):
+    monkeypatch.setattr(deform, "BAND_BYTES", band_bytes)
+    how, z = case(name)
+    inputs = {k: z[f"in.{k}"].requires_grad_() for k in INPUTS if f"in.{k}" in z}
+    y = modulated_deform_conv(**inputs, **how)
+    torch.testing.assert_close(y, z["y"], rtol=0, atol=1e-10)
+    y.backward(z["gy"])
+    for key, value in inputs.items():
+        torch.testing.assert_close(value.grad, z[f"grad.{key}"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_stays_near_the_reference(name):
+    how, z = case(name)
+    y = modulated_deform_conv(**{k: z[f"in.{k}"].float() for k in INPUTS if f"in.{k}" in z}, **how)
+    torch.testing.assert_close(y, z["y"].float(), rtol=0, atol=1e-5 * max(1, z["y"].abs().max()))
+
+
+def random_inputs(height: int = 6, width: int = 7, groups: int = 2) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {
+        "x": torch.randn(2, 4, height, width, generator=g, dtype=torch.float64),
+        "offset": torch.randn(2, 18 * groups, height, width, generator=g, dtype=torch.float64) * 2,
+        "mask": torch.rand(2, 9 * groups, height, width, generator=g, dtype=torch.float64),
+        "weight": torch.randn(3, 4, 3, 3, generator=g, dtype=torch.float64),
+        "bias": torch.randn(3, generator=g, dtype=torch.float64),
+    }
+
+
+def test_the_gradient_is_the_slope():
+    inputs = [value.requires_grad_() for value in random_inputs(3, 4).values()]
+    assert torch.autograd.gradcheck(lambda *args: modulated_deform_conv(*args, padding=1), inputs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (6, 7)])
+def test_without_offsets_it_is_a_convolution(size):
+    z = random_inputs(*size)
+    z["offset"].zero_()
+    z["mask"].fill_(1)
+    expected = F.conv2d(z["x"], z["weight"], z["bias"], padding=1)
+    torch.testing.assert_close(modulated_deform_conv(**z, padding=1), expected)
+
+
+def test_whole_offsets_move_the_picture():
+    z = random_inputs()
+    z["mask"].fill_(1)
+    z["offset"].zero_()
+    z["offset"][:, 0::2] = 2  # every point two rows down
+    z["offset"][:, 1::2] = -1  # and one column to the left
+    moved = F.pad(z["x"], (1, 0, 0, 2))[:, :, 2:, :-1]
+    expected = F.conv2d(moved, z["weight"], z["bias"], padding=1)[:, :, 1:-1, 1:-1]
+    y = modulated_deform_conv(**z, padding=1)
+    torch.testing.assert_close(y[:, :, 1:-1, 1:-1], expected)
+
+
+def test_half_precision_keeps_its_coordinates():
+    """Column 1500 with an offset of a quarter pixel: bfloat16 would round it to a multiple of 8."""
+    x = torch.arange(1600.0).sin().expand(1, 1, 1, 1600).contiguous()
+    offset = torch.zeros(1, 2, 1, 1600)
+    offset[:, 1] = 0.25
+    weight, mask = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1600)
+    half = [t.bfloat16() for t in (x, offset, mask, weight)]
+    y, full = modulated_deform_conv(*half), modulated_deform_conv(x, offset, mask, weight)
+    assert (y.float() - full)[..., 1400:1590].abs().max() < 0.02

@@ -1,0 +1,152 @@
+"""Modulated deformable convolution: every kernel point looks where its offset points.
+
+In plain torch, the sampling done by ``grid_sample``; it runs and learns wherever torch does. On a
+GPU torchvision's or mmcv's fused kernel takes its place where one of them is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BAND_BYTES = 32 << 20  # of samples held at a time: they are read again at once, from the cache
+
+Pair = tuple[int, int]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Pair, Pair, Pair, int], Tensor]
+
+
+def modulated_deform_conv(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Deformable ConvNets v2 (Zhu et al., CVPR 2019, arXiv 1811.11168), eq. 1.
+
+    ``x``: ``(N, C, H, W)``. ``offset``: ``(N, 2*G*K, H', W')`` in pixels, for each of G deformable
+    groups and K kernel points (row by row) dy, then dx. ``mask``: ``(N, G*K, H', W')``, multiplies
+    the sample. ``weight``: ``(C', C/groups, kh, kw)``. Returns ``(N, C', H', W')``. Beyond the
+    picture lies zero. Coordinates are float32 (or float64) whatever the type of ``x``.
+    """
+    kernel = foreign_kernel() if x.is_cuda else None
+    run = kernel or plain_kernel
+    pairs = _pair(stride), _pair(padding), _pair(dilation)
+    return run(x, offset, mask, weight, bias, *pairs, groups)
+
+
+def plain_kernel(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """Bands of output rows: sample (``grid_sample``), modulate, multiply by the weights."""
+    (n, c, h, w), (c_out, _, kh, kw), (h_out, w_out) = x.shape, weight.shape, offset.shape[2:]
+    points = kh * kw
+    deform_groups = mask.shape[1] // points
+    flat_weight = weight.reshape(groups, c_out // groups, -1)
+    grouped = x.reshape(n * deform_groups, c // deform_groups, h, w)
+    # The place of kernel point k for output (y, x) is where a stiff kernel has it, plus its offset.
+    wide = torch.promote_types(offset.dtype, torch.float32)
+    kernel_y, kernel_x = torch.meshgrid(
+        torch.arange(kh, device=x.device, dtype=wide) * dilation[0] - padding[0],
+        torch.arange(kw, device=x.device, dtype=wide) * dilation[1] - padding[1],
+        indexing="ij",
+    )
+    out_y = torch.arange(h_out, device=x.device, dtype=wide)[:, None] * stride[0]
+    out_x = torch.arange(w_out, device=x.device, dtype=wide) * stride[1]
+    moves = offset.reshape(n * deform_groups, points, 2, h_out, w_out)
+    masks = mask.reshape(n * deform_groups, 1, points, h_out, w_out)
+    bands = []
+    for top, end in _bands(h_out, n * c * points * w_out * x.element_size()):
+        move = moves[..., top:end, :].to(wide)
+        at_y = move[:, :, 0] + out_y[top:end] + kernel_y.reshape(-1, 1, 1)
+        at_x = move[:, :, 1] + out_x + kernel_x.reshape(-1, 1, 1)
+        # align_corners False: it alone places samples in a picture one pixel wide.
+        grid = torch.stack(((2 * at_x + 1) / w - 1, (2 * at_y + 1) / h - 1), -1)
+        rows = end - top
+        samples = F.grid_sample(
+            grouped.to(grid.dtype),
+            grid.reshape(n * deform_groups, points * rows, w_out, 2),
+            align_corners=False,
+        ).reshape(n * deform_groups, c // deform_groups, points, rows, w_out)
+        columns = (samples * masks[..., top:end, :]).to(weight.dtype)
+        columns = columns.reshape(n, groups, c // groups * points, rows * w_out)
+        bands.append((flat_weight @ columns).reshape(n, c_out, rows, w_out))
+    out = torch.cat(bands, 2) if len(bands) > 1 else bands[0]
+    return out if bias is None else out + bias.reshape(-1, 1, 1)
+
+
+@cache
+def foreign_kernel() -> Kernel | None:
+    """torchvision's fused kernel, else mmcv's, else None: whichever is installed."""
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError:
+        pass
+    else:
+
+        def torchvision_kernel(
+            x: Tensor,
+            offset: Tensor,
+            mask: Tensor,
+            weight: Tensor,
+            bias: Tensor | None,
+            stride: Pair,
+            padding: Pair,
+            dilation: Pair,
+            groups: int,
+        ) -> Tensor:
+            kind = weight.dtype
+            x, offset, mask = (t.to(kind) for t in (x, offset, mask))
+            out: Tensor = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+            return out
+
+        return torchvision_kernel
+    try:
+        from mmcv.ops import modulated_deform_conv2d
+    except ImportError:
+        return None
+
+    def mmcv_kernel(
+        x: Tensor,
+        offset: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Tensor:
+        deform_groups = mask.shape[1] // (weight.shape[2] * weight.shape[3])
+        x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
+        out: Tensor = modulated_deform_conv2d(
+            x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+        )
+        return out
+
+    return mmcv_kernel
+
+
+def _bands(rows: int, row_bytes: int) -> Iterator[Pair]:
+    height = max(1, BAND_BYTES // max(row_bytes, 1))
+    return ((top, min(top + height, rows)) for top in range(0, rows, height))
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value
