@@ -88,6 +88,8 @@ def in_container(state: dict[str, Tensor], layout: str) -> dict[str, Any]:
     """What an official file of that layout holds at its top."""
     if layout == "basicsr":
         return {"params": state}
+    if layout == "edvr_legacy":
+        return dict(state)
     return {
         "meta": {"iter": 300000},
         "state_dict": {f"generator.{k}": v for k, v in state.items()},

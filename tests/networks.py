@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vrestore.models.basicvsr import BasicVSR
-from vrestore.models.temporal import Pass, RecurrentNetwork
+from vrestore.models.basicvsrpp import BasicVSRPlusPlus
+from vrestore.models.edvr import EDVR
+from vrestore.models.iconvsr import IconVSR
+from vrestore.models.realbasicvsr import RealBasicVSR
+from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 
 def small_basicvsr(seed: int = 0) -> BasicVSR:
@@ -16,6 +21,51 @@ def small_basicvsr(seed: int = 0) -> BasicVSR:
     torch.manual_seed(seed)
     net = BasicVSR(8, 1, 8, spynet_levels=3, spynet_kernel=3, spynet_widths=(4, 4, 4, 4)).eval()
     return net.requires_grad_(False)
+
+
+def awake(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Every weight random, those too that start at zero; eval mode, no gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in net.parameters():
+        spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
+        with torch.no_grad():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return net.eval().requires_grad_(False)
+
+
+def small_edvr(**how: Any) -> EDVR:
+    """An EDVR of 8 features whose offsets are not zero."""
+    sizes = {"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1}
+    net = awake(EDVR(**(sizes | {"num_reconstruct_block": 1} | how)))
+    assert isinstance(net, EDVR)
+    return net
+
+
+SMALL_FLOW: dict[str, Any] = {
+    "num_tail_feat": 8,
+    "spynet_levels": 3,
+    "spynet_kernel": 3,
+    "spynet_widths": (4, 4, 4, 4),
+}
+
+
+def small_iconvsr(**how: Any) -> IconVSR:
+    """Key frames at every third frame of a shot, and at its last."""
+    net = awake(IconVSR(8, 1, **({"keyframe_stride": 3} | SMALL_FLOW | how)))
+    assert isinstance(net, IconVSR)
+    return net
+
+
+def small_basicvsrpp(**how: Any) -> BasicVSRPlusPlus:
+    net = awake(BasicVSRPlusPlus(8, 1, **({"deformable_groups": 2} | SMALL_FLOW | how)))
+    assert isinstance(net, BasicVSRPlusPlus)
+    return net
+
+
+def small_realbasicvsr(**how: Any) -> RealBasicVSR:
+    net = awake(RealBasicVSR(8, 1, 1, **(SMALL_FLOW | how)))
+    assert isinstance(net, RealBasicVSR)
+    return net
 
 
 def moving_clip(frames: int, height: int = 20, width: int = 24, seed: int = 0) -> Tensor:
@@ -38,25 +88,25 @@ class GridNetwork(RecurrentNetwork):
         Pass("forward_2", step=+1, reads=("backward_1", "forward_1", "backward_2"), order=2),
     )
 
-    def encode(self, frame: Tensor) -> Tensor:
-        return frame * 2 - 1
+    def encode(self, seen: Seen) -> Features:
+        return seen.frame * 2 - 1, seen.frame
 
-    def flow(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return (b - a)[:, :2], (a - b)[:, :2]
+    def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
+        return (b[1] - a[1])[:, :2], (a[1] - b[1])[:, :2]
 
     def advance(
         self,
         pass_: Pass,
-        x: Tensor,
+        x: Features,
         states: Sequence[Tensor],
         flows: Sequence[Tensor],
         read: Sequence[Tensor],
     ) -> Tensor:
         assert len(states) == len(flows) <= pass_.order
-        out = x
+        out = x[0]
         for k, (state, flow) in enumerate(zip(states, flows, strict=True)):
             out = out + 0.3 / (k + 1) * state * (1 + flow.mean(1, keepdim=True))
-        return out + 0.1 * sum(read, torch.zeros_like(x))
+        return out + 0.1 * sum(read, torch.zeros_like(out))
 
-    def render(self, frame: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return frame + sum((k + 1) * features[p.name] for k, p in enumerate(self.passes))
+    def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
+        return x[1] + sum((k + 1) * features[p.name] for k, p in enumerate(self.passes))

@@ -1,12 +1,26 @@
 """Law 3: the whole shot is ``net(clip)``; chunks approach it as they look further ahead."""
 
+import weakref
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import GridNetwork, moving_clip, small_basicvsr
+from networks import (
+    GridNetwork,
+    moving_clip,
+    small_basicvsr,
+    small_basicvsrpp,
+    small_iconvsr,
+    small_realbasicvsr,
+)
 
 from vrestore import Restorer
+from vrestore.engine.exact import Again
+
+EVERY = [small_basicvsr, small_iconvsr, small_basicvsrpp, small_realbasicvsr, GridNetwork]
 
 
 def run(net, clip, **how):
@@ -15,17 +29,57 @@ def run(net, clip, **how):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 11])
-@pytest.mark.parametrize("make", [small_basicvsr, GridNetwork])
+@pytest.mark.parametrize("make", EVERY)
 def test_whole_equals_the_network_bit_for_bit(make, frames):
     net, clip = make(), moving_clip(frames)
     assert torch.equal(run(net, clip, propagation="whole"), net(clip))
 
 
-@pytest.mark.parametrize("make", [small_basicvsr, GridNetwork])
+@pytest.mark.parametrize("make", EVERY)
 def test_a_chunk_that_holds_the_shot_equals_the_whole_shot(make):
     net, clip = make(), moving_clip(9)
     for chunk, lookahead in [(9, 0), (4, 5), (1, 8), (20, 3)]:
         assert torch.equal(run(net, clip, chunk=chunk, lookahead=lookahead), net(clip))
+
+
+@pytest.mark.parametrize("make", EVERY)
+@pytest.mark.parametrize("source", [iter, lambda clip: clip], ids=["spooled", "read again"])
+def test_exact_equals_the_whole_shot_bit_for_bit(make, source):
+    net, clip = make(), moving_clip(11, 12, 14)
+    whole = run(net, clip, propagation="whole")
+    for chunk in (1, 3, 4, 11, 20):
+        restorer = Restorer(net, precision="fp32", device="cpu", propagation="exact", chunk=chunk)
+        out = torch.stack(list(restorer.stream(source(clip))))
+        assert torch.equal(out, whole), chunk
+
+
+@settings(max_examples=25, deadline=None)
+@given(frames=st.integers(1, 14), chunk=st.integers(1, 6), backward_last=st.booleans())
+def test_exact_is_exact_for_every_chunking_and_order_of_passes(frames, chunk, backward_last):
+    net, clip = GridNetwork(), moving_clip(frames, 6, 6)
+    if backward_last:
+        net.passes = tuple(replace(p, step=-p.step) for p in net.passes)
+    assert torch.equal(run(net, clip, propagation="exact", chunk=chunk), net(clip))
+
+
+def test_exact_runs_n_passes_n_plus_one_halves_times_and_holds_one_chunk():
+    net, steps = GridNetwork(), Counter()
+    original = net.advance
+    net.advance = lambda p, *rest: steps.update([p.name]) or original(p, *rest)
+    held, most = set(), []
+
+    def read(index):
+        frame = clip[index].clone()
+        held.add(index)
+        weakref.finalize(frame, held.discard, index)
+        most.append(len(held))
+        return frame
+
+    clip = moving_clip(24, 6, 6)
+    restorer = Restorer(net, precision="fp32", device="cpu", propagation="exact", chunk=4)
+    list(restorer.stream(Again(range(24), read)))
+    assert steps == {"backward_1": 96, "forward_1": 72, "backward_2": 48, "forward_2": 24}
+    assert max(most) <= 4 + 2  # the chunk, and a neighbour on each side
 
 
 def test_lookahead_approaches_the_whole_shot_as_it_grows():

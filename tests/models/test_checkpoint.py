@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "another network": (
         lambda s: {f"body.{i}.weight": torch.zeros(3) for i in range(9)},
         r"no known architecture; its 9 keys begin body\.0\.weight, body\.1\.weight, "
-        r"body\.2\.weight; known are BasicVSR, SPyNet",
+        r"body\.2\.weight; known are BasicVSR, .*EDVR, .*SPyNet",
     ),
     "half a network": (
         lambda s: {k: v for k, v in s.items() if not k.startswith(("spynet", "fusion"))},

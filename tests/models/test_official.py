@@ -104,7 +104,7 @@ def test_the_published_weights_give_the_published_numbers(name: str, folder: Pat
         centre = (mirrored[3] + mirrored[-4]) / 2
         assert_close(f"{name} mirrored", centre, expected["out_mirror_3"], IMAGE_TOLERANCE)
     if "flows_forward" in expected:
-        pairs = [net.flow(a[None], b[None]) for a, b in pairwise(clip)]
+        pairs = [net.flow((a[None],), (b[None],)) for a, b in pairwise(clip)]
         towards_next = torch.cat([there for there, _ in pairs])
         towards_last = torch.cat([back for _, back in pairs])
         backward, forward = expected["flows_backward"], expected["flows_forward"]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from vrestore.errors import UsageError
-from vrestore.models.temporal import FrameNetwork, Pass, RecurrentNetwork
+from vrestore.models.temporal import (
+    Features,
+    FrameNetwork,
+    Network,
+    Pass,
+    RecurrentNetwork,
+    Seen,
+    WindowNetwork,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,9 +34,7 @@ class InPrecision:
     No gradients are kept, and no context stays open between calls: the callers are generators.
     """
 
-    def __init__(
-        self, net: RecurrentNetwork | FrameNetwork, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, net: Network, device: torch.device, dtype: torch.dtype) -> None:
         self.net = net
         self.device = device
         self.dtype = dtype
@@ -44,12 +50,27 @@ class InPrecision:
         out: Tensor = self._call(self.net.__call__, x)
         return out.float()
 
-    def encode(self, frame: Tensor) -> Tensor:
+    def features(self, frame: Tensor) -> Features:
+        """``WindowNetwork.features``."""
+        assert isinstance(self.net, WindowNetwork)
+        return self._call(self.net.features, frame)
+
+    def fuse(self, window: Sequence[Features]) -> Tensor:
+        """``WindowNetwork.fuse``, back in float32."""
+        assert isinstance(self.net, WindowNetwork)
+        return self._call(self.net.fuse, window).float()
+
+    def survey(self, frames: Iterable[Tensor]) -> int:
+        """``RecurrentNetwork.survey``."""
+        assert isinstance(self.net, RecurrentNetwork)
+        return self._call(self.net.survey, frames)
+
+    def encode(self, seen: Seen) -> Features:
         """``RecurrentNetwork.encode``."""
         assert isinstance(self.net, RecurrentNetwork)
-        return self._call(self.net.encode, frame)
+        return self._call(self.net.encode, seen)
 
-    def flow(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """``RecurrentNetwork.flow``, always float32: half a pixel matters, its cost does not."""
         assert isinstance(self.net, RecurrentNetwork)
         with torch.no_grad():
@@ -58,7 +79,7 @@ class InPrecision:
     def advance(
         self,
         pass_: Pass,
-        x: Tensor,
+        x: Features,
         states: Sequence[Tensor],
         flows: Sequence[Tensor],
         read: Sequence[Tensor],
@@ -67,15 +88,13 @@ class InPrecision:
         assert isinstance(self.net, RecurrentNetwork)
         return self._call(self.net.advance, pass_, x, states, flows, read)
 
-    def render(self, frame: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+    def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """``RecurrentNetwork.render``, back in float32."""
         assert isinstance(self.net, RecurrentNetwork)
-        return self._call(self.net.render, frame, features).float()
+        return self._call(self.net.render, x, features).float()
 
 
-def choose_dtype(
-    name: str, net: RecurrentNetwork | FrameNetwork, device: torch.device
-) -> torch.dtype:
+def choose_dtype(name: str, net: Network, device: torch.device) -> torch.dtype:
     """The type behind ``fp32``, ``bf16``, ``fp16``; ``auto`` runs the network in each and times it.
 
     A network without parameters has nothing to gain and stays exact. UsageError: unknown name.
@@ -97,11 +116,12 @@ def choose_dtype(
     return DTYPES[fastest if seconds["fp32"] > WORTH_IT * seconds[fastest] else "fp32"]
 
 
-def _seconds(
-    net: RecurrentNetwork | FrameNetwork, device: torch.device, dtype: torch.dtype
-) -> float:
-    """How long two small frames take."""
-    clip = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+def _seconds(net: Network, device: torch.device, dtype: torch.dtype) -> float:
+    """How long two small frames take, or one window of them."""
+    count = net.before + 1 + net.after if isinstance(net, WindowNetwork) else 2
+    clip = torch.rand(1, count, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    if isinstance(net, FrameNetwork):
+        clip = clip[0]
     lower = dtype != torch.float32
     start = time.perf_counter()
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=lower):

@@ -16,46 +16,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from torch import Tensor
 
 from vrestore.engine.precision import InPrecision
-from vrestore.models.temporal import Pass
+from vrestore.engine.windows import windows
+from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
     """One frame of the window. ``pair``: flows (frame before -> this, this -> frame before)."""
 
-    frame: Tensor
-    x: Tensor
+    x: Features
     pair: tuple[Tensor, Tensor] | None
 
 
 @dataclass
-class _Trail:
+class Trail:
     """What a pass remembers: past states, nearest first, and the flows towards them."""
 
     states: list[Tensor] = field(default_factory=list)
     flows: list[Tensor] = field(default_factory=list)
 
-    def copy(self) -> _Trail:
-        return _Trail(list(self.states), list(self.flows))
+    def copy(self) -> Trail:
+        return Trail(list(self.states), list(self.flows))
 
     def advance(
-        self, net: InPrecision, pass_: Pass, x: Tensor, flow: Tensor | None, read: list[Tensor]
+        self, run: InPrecision, pass_: Pass, x: Features, flow: Tensor | None, read: list[Tensor]
     ) -> Tensor:
         """One step; ``flow`` leads from this frame to the one of the nearest state."""
         if self.states and flow is not None:
             self.flows = [flow, *self.flows][: pass_.order]
-        state = net.advance(pass_, x, self.states, self.flows, read)
+        state = run.advance(pass_, x, self.states, self.flows, read)
         self.states = [state, *self.states][: pass_.order]
         return state
 
 
 def propagate(
-    net: InPrecision,
-    passes: tuple[Pass, ...],
+    run: InPrecision,
+    net: RecurrentNetwork,
     frames: Iterable[Tensor],
     chunk: int | None,
     lookahead: int,
@@ -63,38 +64,58 @@ def propagate(
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
     ``chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk + lookahead``
-    frames, with their flows and features, are held; a flow is computed once.
+    frames, with their flows and features, are held, and the network's ``context`` of frames more;
+    a flow is computed once.
     """
-    stream = iter(frames)
-    window: list[_Moment] = []
-    carried = {p.name: _Trail() for p in passes if p.step > 0}
-    newest: Tensor | None = None
+    reach = None if chunk is None else chunk + lookahead
+    stream = _encoded(run, net, frames, reach)
+    window: list[Moment] = []
+    carried = {p.name: Trail() for p in net.passes if p.step > 0}
+    newest: Features | None = None
     ended = False
     while True:
-        while not ended and (chunk is None or len(window) < chunk + lookahead):
-            frame = next(stream, None)
-            if frame is None:
+        while not ended and (reach is None or len(window) < reach):
+            x = next(stream, None)
+            if x is None:
                 ended = True
                 break
-            pair = None if newest is None else net.flow(newest, frame)
-            window.append(_Moment(frame, net.encode(frame), pair))
-            newest = frame
+            window.append(Moment(x, None if newest is None else run.flow(newest, x)))
+            newest = x
         if not window:
             return
         count = len(window) if chunk is None else min(chunk, len(window))
-        features = _run_passes(net, passes, window, count, carried)
+        features = _run_passes(run, net.passes, window, count, carried)
         for i in range(count):
-            yield net.render(window[i].frame, features[i])
+            yield run.render(window[i].x, features[i])
             features[i] = {}
         del features, window[:count]
 
 
+def _encoded(
+    run: InPrecision, net: RecurrentNetwork, frames: Iterable[Tensor], reach: int | None
+) -> Iterator[Features]:
+    """What the passes take in; the shot is surveyed once, on its first ``reach`` frames."""
+    stream = iter(frames)
+    first = list(islice(stream, reach))
+    shot = run.survey(first) if first else 0
+    frames = chain(_handed_over(first), stream)
+    for w in windows(frames, net.context, net.context, net.border):
+        yield run.encode(Seen(w.items, w.index, w.last, shot))
+
+
+def _handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
+    """The frames one by one, each held no longer."""
+    frames.reverse()
+    while frames:
+        yield frames.pop()
+
+
 def _run_passes(
-    net: InPrecision,
+    run: InPrecision,
     passes: tuple[Pass, ...],
-    window: list[_Moment],
+    window: list[Moment],
     count: int,
-    carried: dict[str, _Trail],
+    carried: dict[str, Trail],
 ) -> list[dict[str, Tensor]]:
     """The features of the first ``count`` frames of the window, from all passes in their order.
 
@@ -105,7 +126,7 @@ def _run_passes(
         # Only what a later pass reads ahead of the chunk is kept, and run, ahead of the chunk.
         reach = len(window) if _read_ahead(pass_, passes) else count
         if pass_.step < 0:
-            trail, order = _Trail(), reversed(range(len(window)))
+            trail, order = Trail(), reversed(range(len(window)))
         else:
             trail, order = carried[pass_.name].copy(), iter(range(reach))
         for i in order:
@@ -115,7 +136,7 @@ def _run_passes(
                 ahead = window[i + 1].pair
                 flow = ahead[0] if ahead else None
             read = [features[i][name] for name in pass_.reads]
-            state = trail.advance(net, pass_, window[i].x, flow, read)
+            state = trail.advance(run, pass_, window[i].x, flow, read)
             if i < reach:
                 features[i][pass_.name] = state
             if pass_.step > 0 and i == count - 1:

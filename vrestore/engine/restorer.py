@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from operator import itemgetter
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vrestore.engine.exact import Again, Indexed, propagate_exactly
 from vrestore.engine.precision import InPrecision, choose_dtype
 from vrestore.engine.propagation import propagate
+from vrestore.engine.spool import Spool
+from vrestore.engine.windows import slide
 from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
-from vrestore.models.temporal import FrameNetwork, RecurrentNetwork
+from vrestore.models.temporal import FrameNetwork, Network, WindowNetwork
 
+PROPAGATIONS = ("lookahead", "whole", "exact")
 CHUNK_FRAMES = 32
 LOOKAHEAD_FRAMES = 16  # official BasicVSR loses at most 0.01 dB to the whole shot
 
@@ -20,56 +26,77 @@ LOOKAHEAD_FRAMES = 16  # official BasicVSR loses at most 0.01 dB to the whole sh
 class Restorer:
     """Runs a network over shots of any length.
 
-    ``propagation``: ``lookahead`` (default; memory does not depend on the shot's length) or
-    ``whole`` (equals ``net(clip)``; memory grows with the shot). ``precision``: ``auto`` (timed
-    on this device), ``fp32``, ``bf16``, ``fp16``. ``device``: ``auto``, or torch's name of one.
-    The network is moved to the device. UsageError: an unknown name or a size below its least.
+    ``propagation``: ``lookahead`` (default; memory does not depend on the shot's length), ``whole``
+    (equals ``net(clip)``; memory grows with the shot) or ``exact`` (equals ``whole`` bit for bit in
+    the memory of chunks; takes longer, and reads the frames again and again). ``precision``:
+    ``auto`` (timed on this device), ``fp32``, ``bf16``, ``fp16``. ``device``: ``auto``, or torch's
+    name of one. The network is moved to the device. UsageError: an unknown name, or a size
+    below its least.
     """
 
     def __init__(
         self,
-        network: RecurrentNetwork | FrameNetwork,
+        network: Network,
         *,
-        propagation: Literal["lookahead", "whole"] | str = "lookahead",
+        propagation: Literal["lookahead", "whole", "exact"] | str = "lookahead",
         precision: str = "auto",
         device: str | torch.device = "auto",
         chunk: int = CHUNK_FRAMES,
         lookahead: int = LOOKAHEAD_FRAMES,
     ) -> None:
-        if propagation not in ("lookahead", "whole"):
-            raise UsageError(f"propagation {propagation!r} is unknown; choose lookahead or whole")
+        if propagation not in PROPAGATIONS:
+            known = ", ".join(PROPAGATIONS)
+            raise UsageError(f"propagation {propagation!r} is unknown; choose one of {known}")
         if chunk < 1 or lookahead < 0:
             raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
         self.device = find_device(device)
         self.network = network.to(self.device).eval()
         self.scale = network.scale
         self.dtype = choose_dtype(precision, network, self.device)
-        self.chunk = None if propagation == "whole" else chunk
+        self.propagation = propagation
+        self.chunk = chunk
         self.lookahead = lookahead
 
     def stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Restore one shot: ``(3, H, W)`` in 0..1 in, ``(3, scale*H, scale*W)`` out, lazily.
 
         One out for one in, in order, on the restorer's device; a clip ``(T, 3, H, W)`` serves as
-        an iterable. Nothing is clamped. OutOfMemory says what to lower.
+        an iterable. ``exact`` reads what has a length and can be indexed in place, and keeps other
+        frames in a temporary file. Nothing is clamped. OutOfMemory says what to lower.
         """
-        run = InPrecision(self.network, self.device, self.dtype)
-        batches = (frame.to(self.device, torch.float32).unsqueeze(0) for frame in frames)
-        try:
-            if isinstance(self.network, FrameNetwork):
-                for batch in batches:
-                    yield run.frame(batch)[0]
-                return
-            passes = self.network.passes
-            for out in propagate(run, passes, batches, self.chunk, self.lookahead):
-                yield out[0]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"{self.device} ran out of memory; lower --chunk and --lookahead "
-                f"(now {self.chunk or 'whole'} and {self.lookahead}), or use --device cpu"
-            ) from error
+        with ExitStack() as at_end:
+            try:
+                for out in self._restored(frames, at_end):
+                    yield out[0]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                chunk = "whole" if self.propagation == "whole" else self.chunk
+                raise OutOfMemory(
+                    f"{self.device} ran out of memory; lower --chunk and --lookahead "
+                    f"(now {chunk} and {self.lookahead}), or use --device cpu"
+                ) from error
+
+    def _restored(self, frames: Iterable[Tensor], at_end: ExitStack) -> Iterator[Tensor]:
+        """The runner that the network's kind and the propagation ask for."""
+        run, net = InPrecision(self.network, self.device, self.dtype), self.network
+        if isinstance(net, FrameNetwork):
+            return (run.frame(self._batch(frame)) for frame in frames)
+        if isinstance(net, WindowNetwork):
+            return slide(run, net, map(self._batch, frames))
+        if self.propagation == "exact":
+            if not isinstance(frames, Indexed):
+                spool = at_end.enter_context(Spool())
+                for frame in frames:
+                    spool.append((frame,))
+                frames = Again(spool, itemgetter(0))
+            return propagate_exactly(run, net, Again(frames, self._batch), self.chunk)
+        chunk = None if self.propagation == "whole" else self.chunk
+        return propagate(run, net, map(self._batch, frames), chunk, self.lookahead)
+
+    def _batch(self, frame: Tensor) -> Tensor:
+        """``(3, H, W)`` of any kind -> ``(1, 3, H, W)`` float32 on the device."""
+        return frame.to(self.device, torch.float32).unsqueeze(0)
 
 
 def find_device(name: str | torch.device) -> torch.device:

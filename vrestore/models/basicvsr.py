@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vrestore.models.layers import ConvResidualBlocks, warp
+from vrestore.models.layers import ConvResidualBlocks, bilinear_x4, enlarge_x4, warp
+from vrestore.models.shapes import Shapes
 from vrestore.models.spynet import SPyNet
-from vrestore.models.temporal import Pass, RecurrentNetwork
+from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 
 class BasicVSR(RecurrentNetwork):
@@ -47,39 +49,50 @@ class BasicVSR(RecurrentNetwork):
         # every way to run the network must give the same bits. 1.5 times as fast on CPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def encode(self, frame: Tensor) -> Tensor:
-        """The frame itself is the input of both passes."""
-        return frame
+    parts = frozenset(
+        {"spynet", "backward_trunk", "forward_trunk", "fusion"}
+        | {"upconv1", "upconv2", "conv_hr", "conv_last"}
+    )
 
-    def flow(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def sizes(shapes: Shapes) -> dict[str, Any]:
+        """The constructor's arguments, read off a checkpoint."""
+        return {
+            "num_feat": shapes.size("fusion.weight"),
+            "num_block": shapes.count(r"backward_trunk\.main\.2\.(\d+)\."),
+            "num_tail_feat": shapes.size("conv_hr.weight"),
+            **{f"spynet_{k}": v for k, v in SPyNet.sizes(shapes.under("spynet.")).items()},
+        }
+
+    def encode(self, seen: Seen) -> Features:
+        """The frame itself is the input of both passes."""
+        return (seen.frame,)
+
+    def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """Both directions in one batch."""
-        there, back = self.spynet(torch.cat((a, b)), torch.cat((b, a))).chunk(2)
-        return there, back
+        return self.spynet.both_ways(a[0], b[0])
 
     def advance(
         self,
         pass_: Pass,
-        x: Tensor,
+        x: Features,
         states: Sequence[Tensor],
         flows: Sequence[Tensor],
         read: Sequence[Tensor],
     ) -> Tensor:
         """Warp the neighbour's features here, join them with the frame, refine (eq. 3 to 5)."""
+        (frame,) = x
         if states:
             state = warp(states[0], flows[0])
         else:
-            state = x.new_zeros(x.shape[0], self.num_feat, *x.shape[2:])
+            state = frame.new_zeros(frame.shape[0], self.num_feat, *frame.shape[2:])
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
-        out: Tensor = trunk(torch.cat((x, state), 1))
+        out: Tensor = trunk(torch.cat((frame, state), 1))
         return out
 
-    def render(self, frame: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+    def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """Fuse both directions, enlarge twice by pixel shuffle, add the bilinear frame (fig. 3)."""
-        x = torch.cat((features["backward"], features["forward"]), 1)
-        x = F.leaky_relu(self.fusion(x), 0.1, inplace=True)
-        x = F.leaky_relu(F.pixel_shuffle(self.upconv1(x), 2), 0.1, inplace=True)
-        x = F.leaky_relu(F.pixel_shuffle(self.upconv2(x), 2), 0.1, inplace=True)
-        x = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1, inplace=True))
-        base = F.interpolate(frame, scale_factor=4, mode="bilinear", align_corners=False)
-        out: Tensor = x + base
-        return out
+        fused = self.fusion(torch.cat((features["backward"], features["forward"]), 1))
+        fused = F.leaky_relu(fused, 0.1, inplace=True)
+        tail = (self.upconv1, self.upconv2, self.conv_hr, self.conv_last)
+        return enlarge_x4(fused, *tail) + bilinear_x4(x[0])

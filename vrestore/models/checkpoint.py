@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,14 @@ from torch import Tensor, nn
 
 from vrestore.errors import ModelError, OutputError
 from vrestore.models.basicvsr import BasicVSR
+from vrestore.models.basicvsrpp import BasicVSRPlusPlus
+from vrestore.models.edvr import EDVR, EDVRFeatureExtractor
+from vrestore.models.iconvsr import IconVSR
+from vrestore.models.layouts import basicsr_name
+from vrestore.models.realbasicvsr import RealBasicVSR
+from vrestore.models.shapes import Architecture, Shapes
 from vrestore.models.spynet import SPyNet
-from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork
+from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
 
 State = dict[str, Tensor]
 
@@ -31,72 +36,26 @@ _OWNERS = ("generator_ema.", "generator.")
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _COUNTERS = {"step_counter", "steps"}  # training state that mmediting and mmengine save as buffers
 
-# mmagic -> BasicSR. mmagic counts the convolutions, BasicSR the activations between them as well.
-_RENAMES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (
-        re.compile(r"(basic_module\.\d+\.basic_module)\.(\d+)\.conv\."),
-        lambda found: f"{found[1]}.{2 * int(found[2])}.",
-    ),
-    (re.compile(r"\b(backward|forward)_resblocks\."), r"\1_trunk."),
-    (re.compile(r"\bupsample([12])\.upsample_conv\."), r"upconv\1."),
+ARCHITECTURES: tuple[Architecture, ...] = (
+    BasicVSR,
+    BasicVSRPlusPlus,
+    EDVR,
+    EDVRFeatureExtractor,
+    IconVSR,
+    RealBasicVSR,
+    SPyNet,
 )
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """How a checkpoint of one network is known, and what its shapes say; BasicSR's names."""
-
-    build: type[nn.Module]
-    parts: frozenset[str]  # the first word of the keys that every such file has
-    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """The class's name."""
-        return self.build.__name__
-
-
-def _basicvsr(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
-        "num_feat": _size(state, "fusion.weight", 0),
-        "num_block": _count(state, r"backward_trunk\.main\.2\.(\d+)\."),
-        "num_tail_feat": _size(state, "conv_hr.weight", 0),
-        **{f"spynet_{name}": value for name, value in _spynet(state, "spynet.").items()},
-    }
-
-
-def _spynet(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
-    level = f"{prefix}basic_module.0.basic_module"
-    convolutions = _count(state, re.escape(level) + r"\.(\d+)\.weight")
-    outputs = [f"{level}.{2 * i}.weight" for i in range(convolutions)]
-    kernel = _size(state, f"{level}.0.weight", 3)
-    if kernel % 2 == 0:
-        raise ValueError(f"{level}.0.weight, whose kernel of {kernel} is even")
-    return {
-        "levels": _count(state, re.escape(prefix) + r"basic_module\.(\d+)\."),
-        "kernel": kernel,
-        "widths": tuple(_size(state, key, 0) for key in outputs[:-1]),
-    }
-
-
-_VSR_TAIL = ("fusion", "upconv1", "upconv2", "conv_hr", "conv_last")
-
-ARCHITECTURES = (
-    Architecture(
-        BasicVSR, frozenset({"spynet", "backward_trunk", "forward_trunk", *_VSR_TAIL}), _basicvsr
-    ),
-    Architecture(SPyNet, frozenset({"basic_module"}), _spynet),
-)
-
-
-def load_network(path: str | Path) -> Network:
+def load_network(path: str | Path, **told: Any) -> Network:
     """The restoring network in a checkpoint: eval mode, float32, CPU, no gradients.
 
-    Raises ``ModelError`` for a file that is missing, damaged, unknown, incomplete, not finite, or
-    that asks for code to be run.
+    Sizes are read off the weights; ``told``: constructor arguments that no shape tells, where they
+    are not the published ones (EDVR's ``center_frame_idx``, say). Raises ``ModelError`` for a file
+    that is missing, damaged, unknown, incomplete, not finite, or that asks for code to be run.
     """
-    net = load_module(path)
-    if not isinstance(net, FrameNetwork | RecurrentNetwork):
+    net = load_module(path, **told)
+    if not isinstance(net, FrameNetwork | WindowNetwork | RecurrentNetwork):
         raise ModelError(
             f"{path}: holds a {type(net).__name__} alone, which is a part of restoring networks "
             "and restores nothing by itself; give the checkpoint of a whole network"
@@ -104,23 +63,23 @@ def load_network(path: str | Path) -> Network:
     return net
 
 
-def load_module(path: str | Path) -> nn.Module:
+def load_module(path: str | Path, **told: Any) -> nn.Module:
     """As ``load_network``, for any known architecture: also a flow network alone."""
     path = Path(path)
     state = _basicsr_names(_unwrapped(_read(path), path), path)
     architecture = _recognised(state, path)
     try:
-        arguments = architecture.arguments(state)
+        arguments = architecture.sizes(Shapes(state)) | told
         with torch.device("meta"):  # no time and no random numbers spent on initial values
-            net = architecture.build(**arguments)
+            net = architecture(**arguments)
     except (LookupError, ArithmeticError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{path}: looks like {architecture.name}, but its sizes cannot be read off "
+            f"{path}: looks like {_name(architecture)}, but its sizes cannot be read off "
             f"{error.args[0] if error.args else error}; the file is damaged or of another network"
         ) from error
     sizes = ", ".join(f"{name}={value}" for name, value in arguments.items())
     expected = net.state_dict()
-    state = _fitted(state, expected, f"{path}: does not fit {architecture.name}({sizes})")
+    state = _fitted(state, expected, f"{path}: does not fit {_name(architecture)}({sizes})")
     net.load_state_dict(_float32(state, expected, path), assign=True)
     return net.eval().requires_grad_(False)
 
@@ -186,9 +145,7 @@ def _unwrapped(content: object, path: Path) -> State:
 def _basicsr_names(state: State, path: Path) -> State:
     renamed: State = {}
     for key, value in state.items():
-        name = key
-        for pattern, replacement in _RENAMES:
-            name = pattern.sub(replacement, name)
+        name = basicsr_name(key)
         if name in renamed:
             raise ModelError(f"{path}: holds {name} twice, in two naming layouts")
         renamed[name] = value
@@ -204,9 +161,9 @@ def _recognised(state: State, path: Path) -> Architecture:
     nearest = max(ARCHITECTURES, key=lambda a: len(a.parts & parts) / len(a.parts | parts))
     if nearest.parts & parts:
         lacking = _first(sorted(nearest.parts - parts), 4)
-        hint = f"the nearest known one, {nearest.name}, has {lacking} as well"
+        hint = f"the nearest known one, {_name(nearest)}, has {lacking} as well"
     else:
-        hint = f"known are {', '.join(entry.name for entry in ARCHITECTURES)}"
+        hint = f"known are {', '.join(_name(entry) for entry in ARCHITECTURES)}"
     raise ModelError(
         f"{path}: no known architecture; its {len(state)} keys begin {_first(state, 3)}; {hint}"
     )
@@ -254,16 +211,9 @@ def _float32(state: State, expected: Mapping[str, Tensor], path: Path) -> State:
     return out
 
 
-def _size(state: Mapping[str, Tensor], key: str, axis: int) -> int:
-    if key not in state or state[key].dim() <= axis:
-        raise LookupError(key)
-    return state[key].shape[axis]
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the pattern's group takes at the start of the keys."""
-    found = (re.match(pattern, key) for key in state)
-    return len({match[1] for match in found if match})
+def _name(architecture: Architecture) -> str:
+    """The class's name."""
+    return str(getattr(architecture, "__name__", architecture))
 
 
 def _first(keys: Iterable[object], number: int) -> str:

@@ -29,13 +29,46 @@ class ConvResidualBlocks(nn.Module):
         self.main = nn.Sequential(
             nn.Conv2d(num_in_ch, num_out_ch, 3, 1, 1),
             nn.LeakyReLU(0.1, inplace=True),
-            nn.Sequential(*(ResidualBlockNoBN(num_out_ch) for _ in range(num_block))),
+            residual_blocks(num_out_ch, num_block),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``."""
         out: Tensor = self.main(x)
         return out
+
+
+def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:
+    """A plain row of residual blocks."""
+    return nn.Sequential(*(ResidualBlockNoBN(num_feat) for _ in range(num_block)))
+
+
+def enlarge_x4(
+    x: Tensor, upconv1: nn.Module, upconv2: nn.Module, conv_hr: nn.Module, conv_last: nn.Module
+) -> Tensor:
+    """Two convolutions with a pixel shuffle each, then two at full size: ``(N, 3, 4*H, 4*W)``.
+
+    The tail of EDVR, BasicVSR and their descendants; they keep it at their top under these names.
+    """
+    x = F.leaky_relu(F.pixel_shuffle(upconv1(x), 2), 0.1, inplace=True)
+    x = F.leaky_relu(F.pixel_shuffle(upconv2(x), 2), 0.1, inplace=True)
+    out: Tensor = conv_last(F.leaky_relu(conv_hr(x), 0.1, inplace=True))
+    return out
+
+
+def bilinear_x4(frame: Tensor) -> Tensor:
+    """The frame that an x4 tail adds its picture to."""
+    return F.interpolate(frame, scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def pad_to_multiple(frame: Tensor, multiple: int) -> Tensor:
+    """Continued to the right and below until both sides divide: reflected, replicated if tiny."""
+    h, w = frame.shape[2:]
+    right, below = -w % multiple, -h % multiple
+    if not right and not below:
+        return frame
+    mode = "reflect" if right < w and below < h else "replicate"
+    return F.pad(frame, (0, right, 0, below), mode=mode)
 
 
 def warp(x: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:

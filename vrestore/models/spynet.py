@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vrestore.models.layers import warp
+from vrestore.models.shapes import Shapes
 
 
 class BasicModule(nn.Module):
@@ -48,6 +50,24 @@ class SPyNet(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
+    parts = frozenset({"basic_module"})
+
+    @staticmethod
+    def sizes(shapes: Shapes) -> dict[str, Any]:
+        """The constructor's arguments, read off a checkpoint."""
+        level = "basic_module.0.basic_module"
+        convolutions = shapes.count(r"basic_module\.0\.basic_module\.(\d+)\.weight")
+        kernel = shapes.size(f"{level}.0.weight", 3)
+        if kernel % 2 == 0:
+            raise ValueError(f"{level}.0.weight, whose kernel of {kernel} is even")
+        return {
+            "levels": shapes.count(r"basic_module\.(\d+)\."),
+            "kernel": kernel,
+            "widths": tuple(
+                shapes.size(f"{level}.{2 * i}.weight") for i in range(convolutions - 1)
+            ),
+        }
+
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Flow from ``ref`` to ``supp``, both ``(N, 3, H, W)`` in 0..1: ``(N, 2, H, W)`` in pixels.
 
@@ -64,6 +84,11 @@ class SPyNet(nn.Module):
             flow = F.interpolate(flow, (h, w), mode="bilinear", align_corners=False)
             flow = flow * flow.new_tensor([w / size[1], h / size[0]]).view(1, 2, 1, 1)
         return flow
+
+    def both_ways(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The flows a -> b and b -> a, in one batch: the same form always, the same bits."""
+        there, back = self(torch.cat((a, b)), torch.cat((b, a))).chunk(2)
+        return there, back
 
     def pyramid(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
         """The flow at every level, coarsest first; sides must be multiples of ``2**(levels-1)``."""

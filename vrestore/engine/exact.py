@@ -1,0 +1,158 @@
+"""The whole shot's result, bit for bit, in bounded memory, from a shot that can be read again.
+
+::
+
+    chunks      |--------|--------|--------|--------|
+    sweep 1              <~~~~~~~~ the first pass, backward: its states are kept at chunk edges only
+    sweep 2     ~~~~~~~> the second pass, forward; in each chunk the first is run again from its
+                edge, for what the second reads of it
+    ...
+    the last    render, chunk by chunk, from all passes run again inside the chunk
+
+n passes cost (n + 1) / 2 times as much as with the whole shot in memory. What is held: the features
+of one chunk, and the states of every pass at the T / K edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from vrestore.engine.precision import InPrecision
+from vrestore.engine.propagation import Moment, Trail
+from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen, neighbours
+
+R = TypeVar("R")
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """What has a length and can be read at any place, again and again."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Again(Generic[R]):
+    """A sequence of which every item is made anew each time that it is read; none is held."""
+
+    def __init__(self, source: Indexed, make: Callable[[Any], R]) -> None:
+        self._source = source
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> R:
+        return self._make(self._source[index])
+
+    def __iter__(self) -> Iterator[R]:
+        return map(self.__getitem__, range(len(self)))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Frames ``start`` to ``stop`` of the shot, encoded; the flow out at ``stop`` as well."""
+
+    moments: list[Moment]
+    beyond: tuple[Tensor, Tensor] | None  # between the last frame and the one after it
+
+
+def propagate_exactly(
+    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], chunk: int
+) -> Iterator[Tensor]:
+    """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
+
+    Equal to ``net`` on the whole shot bit for bit, in the same precision.
+    """
+    if not len(shot):
+        return
+    found = run.survey(shot)
+    starts = range(0, len(shot), chunk)
+    edges: dict[str, dict[int, Trail]] = {pass_.name: {} for pass_ in net.passes}
+
+    def encoded(start: int) -> _Chunk:
+        return _encoded(run, net, shot, range(start, min(start + chunk, len(shot))), found)
+
+    def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Tensor]]:
+        features: list[dict[str, Tensor]] = [{} for _ in part.moments]
+        for pass_ in passes:
+            _run_pass(run, pass_, part, edges[pass_.name][start].copy(), features)
+        return features
+
+    for number, pass_ in enumerate(net.passes):
+        trail = Trail()
+        renders = number + 1 == len(net.passes) and pass_.step > 0
+        earlier = net.passes[:number] if renders else _read_by(pass_, net.passes[:number])
+        for start in starts if pass_.step > 0 else reversed(starts):
+            edges[pass_.name][start] = trail.copy()
+            part = encoded(start)
+            features = features_of(part, start, earlier)
+            _run_pass(run, pass_, part, trail, features)
+            if renders:
+                for moment, feature in zip(part.moments, features, strict=True):
+                    yield run.render(moment.x, feature)
+            del part, features  # before the next are made
+    if net.passes[-1].step < 0:
+        for start in starts:
+            part = encoded(start)
+            features = features_of(part, start, net.passes)
+            for moment, feature in zip(part.moments, features, strict=True):
+                yield run.render(moment.x, feature)
+            del part, features
+
+
+def _run_pass(
+    run: InPrecision, pass_: Pass, part: _Chunk, trail: Trail, features: list[dict[str, Tensor]]
+) -> None:
+    """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to."""
+    moments = part.moments
+    for i in range(len(moments)) if pass_.step > 0 else reversed(range(len(moments))):
+        if pass_.step > 0:
+            pair = moments[i].pair
+            flow = pair[1] if pair else None
+        else:
+            pair = moments[i + 1].pair if i + 1 < len(moments) else part.beyond
+            flow = pair[0] if pair else None
+        read = [features[i][name] for name in pass_.reads]
+        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, read)
+
+
+def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:
+    """Those of the earlier passes that this one reads, directly or through others; in order."""
+    names = set(pass_.reads)
+    for other in reversed(earlier):
+        if other.name in names:
+            names.update(other.reads)
+    return [other for other in earlier if other.name in names]
+
+
+def _encoded(
+    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], indices: range, found: int
+) -> _Chunk:
+    """The chunk's frames and the flows between them, and those to the frames next to it."""
+    last = len(shot) - 1
+    frames: dict[int, Tensor] = {}  # each read once, though windows overlap
+
+    def encoded(index: int) -> Features:
+        around = neighbours(index, net.context, net.context, net.border, last)
+        for i in around:
+            if i not in frames:
+                frames[i] = shot[i]
+        seen = Seen(tuple(frames[i] for i in around), index, index == last, found)
+        return run.encode(seen)
+
+    moments: list[Moment] = []
+    before = encoded(indices.start - 1) if indices.start else None
+    for index in indices:
+        x = encoded(index)
+        moments.append(Moment(x, run.flow(before, x) if before else None))
+        before = x
+    assert before is not None
+    return _Chunk(
+        moments, run.flow(before, encoded(indices.stop)) if indices.stop <= last else None
+    )
