@@ -96,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("how the network runs")
     group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
     group.add_argument("--precision", help="auto (default: timed), fp32, bf16, fp16")
-    group.add_argument("--propagation", help="lookahead (default) or whole (a shot in one piece)")
+    group.add_argument("--propagation", help="lookahead (default), whole (a shot in one piece), "
+        "exact (as whole, in the memory of chunks)")  # fmt: skip
     group.add_argument("--chunk", type=int, help="frames rendered at a time (default 32)")
     group.add_argument("--lookahead", type=int, help="frames seen beyond the chunk (default 16)")
     group.add_argument("--scene-cuts", choices=("on", "off"), help="restart at cuts (default on)")

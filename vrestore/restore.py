@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vrestore.ends import frames_expected, look, open_reader, open_writer, target_for
+from vrestore.engine.exact import Again
 from vrestore.engine.prefetch import WritingBehind, prefetch
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.shots import shots
+from vrestore.engine.spool import Spool
 from vrestore.errors import UsageError
 from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
@@ -78,21 +80,29 @@ def restore(
                 in_flight.append((frame.pts, frame.duration))
                 yield rgb
 
+        def kept(shot: Iterator[tuple[Frame, Tensor]], spool: Spool) -> Again[Tensor]:
+            for frame, _ in shot:
+                in_flight.append((frame.pts, frame.duration))
+                spool.append([torch.from_numpy(plane) for plane in frame.planes])
+            return Again(spool, to_rgb)
+
         with (
             closing(prefetch(reader, FRAMES_AHEAD)) as frames,
             WritingBehind(writer.write, FRAMES_AHEAD) as behind,
         ):
             for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
-                for rgb in restorer.stream(entering(shot)):
-                    if scale != restorer.scale:
-                        rgb = resize(rgb, height, width)
-                    planes = tuple(plane.cpu().numpy() for plane in from_rgb(rgb))
-                    behind.put(Frame(planes, *in_flight.popleft()))
-                    frame_count += 1
-                    if progress:
-                        seconds = time.monotonic() - started
-                        progress(Progress(source, frame_count, expected, seconds))
+                with spool_beside(target) if restorer.reads_again else nullcontext() as spool:
+                    stream = entering(shot) if spool is None else kept(shot, spool)
+                    for rgb in restorer.stream(stream):
+                        if scale != restorer.scale:
+                            rgb = resize(rgb, height, width)
+                        planes = tuple(plane.cpu().numpy() for plane in from_rgb(rgb))
+                        behind.put(Frame(planes, *in_flight.popleft()))
+                        frame_count += 1
+                        if progress:
+                            seconds = time.monotonic() - started
+                            progress(Progress(source, frame_count, expected, seconds))
         written = writer.close()
 
     damage = reader.damage
@@ -127,6 +137,11 @@ def load_restorer(options: RestoreOptions) -> Restorer:
         chunk=options.chunk,
         lookahead=options.lookahead,
     )
+
+
+def spool_beside(target: Path) -> Spool:
+    """Room for frames where the output grows: there is space there, and /tmp is often memory."""
+    return Spool(target.parent if target.parent.is_dir() else None)
 
 
 def picture_of(item: tuple[Frame, Tensor]) -> Tensor:

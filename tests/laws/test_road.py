@@ -119,6 +119,29 @@ def test_a_part_of_a_film_is_that_part(tmp_path):
     assert np.abs(part - whole[first : first + report.frames]).max() <= 1
 
 
+def test_exact_propagation_gives_the_whole_shots_film(tmp_path):
+    """Through a spool of the frames as stored, over a cut, ten bits deep."""
+    source = tmp_path / "in.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=32x24:r=25:d=0.4", "-f", "lavfi", "-i",
+        "mandelbrot=s=32x24:r=25", "-filter_complex",
+        "[1]trim=end_frame=7,setpts=PTS-STARTPTS[b];[0][b]concat", "-c:v", "ffv1", "-pix_fmt",
+        "yuv420p10le", source,
+    )  # fmt: skip
+    how = {"model": "basicvsr", "codec": "ffv1", "precision": "fp32"}
+    report = go(source, tmp_path / "exact.mkv", propagation="exact", chunk=4, **how)
+    assert (report.frames, report.shots) == (17, 2)
+    go(source, tmp_path / "whole.mkv", propagation="whole", **how)
+    go(source, tmp_path / "chunks.mkv", chunk=4, lookahead=1, **how)
+    exact, whole, chunks = (
+        raw(tmp_path / f"{name}.mkv", "yuv420p10le") for name in ("exact", "whole", "chunks")
+    )
+    assert (exact == whole).all()
+    assert (chunks != whole).any()
+    assert seconds_of(tmp_path / "exact.mkv") == seconds_of(source)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_an_existing_output_is_refused_and_unharmed(tmp_path):
     source, target = film(tmp_path / "in.mp4", 3), tmp_path / "out.mp4"
     target.write_bytes(b"precious")

@@ -16,7 +16,7 @@ from vrestore.engine.propagation import propagate
 from vrestore.engine.spool import Spool
 from vrestore.engine.windows import slide
 from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
-from vrestore.models.temporal import FrameNetwork, Network, WindowNetwork
+from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
 
 PROPAGATIONS = ("lookahead", "whole", "exact")
 CHUNK_FRAMES = 32
@@ -56,6 +56,11 @@ class Restorer:
         self.propagation = propagation
         self.chunk = chunk
         self.lookahead = lookahead
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether a shot's frames are read more than once; best given as what can be indexed."""
+        return self.propagation == "exact" and isinstance(self.network, RecurrentNetwork)
 
     def stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Restore one shot: ``(3, H, W)`` in 0..1 in, ``(3, scale*H, scale*W)`` out, lazily.
