@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from table import commit
+
 FILM = "mandelbrot=s={size}:r=25:maxiter=200,noise=alls=20:allf=t"
 
 
@@ -128,12 +130,6 @@ def peak(film: Path, model: str) -> None:
 
     restore(film, film.with_suffix(".out.mp4"), model=model)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def commit() -> str:
-    """The short hash of what was measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""What the ring of features saves: EDVR streamed, against every window computed from its frames.
+
+``python tools/bench/windows.py``: EDVR-M (random weights) in one precision; frames per second of
+both, their ratio, peak memory beyond the weights, and that the pictures are the same bits.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from table import show
+from torch import Tensor
+
+from vrestore.engine.precision import InPrecision
+from vrestore.engine.restorer import Restorer
+from vrestore.models.edvr import EDVR
+from vrestore.models.temporal import neighbours
+
+
+def main() -> None:
+    """One table of two rows and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--size", default="160x90")
+    parser.add_argument("--frames", type=int, default=8)
+    args = parser.parse_args()
+    width, height = map(int, args.size.split("x"))
+    torch.manual_seed(0)
+    net = EDVR()
+    restorer = Restorer(net, device=args.device, precision=args.precision)
+    run = InPrecision(net, restorer.device, restorer.dtype)
+    clip = torch.rand(args.frames, 3, height, width)
+
+    def naive() -> Iterator[Tensor]:
+        for i in range(len(clip)):
+            window = clip[neighbours(i, net.before, net.after, net.border, len(clip) - 1)]
+            frames = window.to(restorer.device).unsqueeze(1).unbind()
+            yield run.fuse([run.features(frame) for frame in frames])[0]
+
+    ways: dict[str, Callable[[], Iterator[Tensor]]] = {
+        "ring": lambda: restorer.stream(clip),
+        "naive": naive,
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    outputs: dict[str, list[Tensor]] = {}
+    peaks = {}
+    for _ in range(3):
+        for way, frames in ways.items():
+            if args.device != "cpu":
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            outputs[way] = [frame.cpu() for frame in frames()]
+            best[way] = min(best[way], time.perf_counter() - start)
+            peaks[way] = peak_mib(args.device)
+    same = all(torch.equal(a, b) for a, b in zip(outputs["ring"], outputs["naive"], strict=True))
+    rows = [
+        {
+            "way": way,
+            "frames_per_second": round(len(clip) / seconds, 3),
+            "times_naive": round(best["naive"] / seconds, 3),
+            "peak_MiB": peaks[way],
+            "same_bits": same,
+        }
+        for way, seconds in best.items()
+    ]
+    show(__file__, rows, args.device)
+
+
+def peak_mib(device: str) -> int:
+    """On a GPU what torch had at most; on a CPU what the process had at most so far."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+if __name__ == "__main__":
+    main()
