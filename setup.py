@@ -27,6 +27,7 @@ setup(
         "tqdm",
         "safetensors",
         "platformdirs",
+        "filelock",
     ],
     extras_require={
         "test": [

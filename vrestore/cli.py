@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")
     as_json, debug = "--json" in argv, "--debug" in argv
     try:
+        if argv[:1] == ["models"]:
+            return run_models(models_parser().parse_args(argv[1:]))
         return run(build_parser().parse_args(argv))
     except BrokenPipeError:
         sys.stderr.close()
@@ -77,9 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="a file; with several inputs, or a trailing slash, a folder; NAME_%%08d.png: pictures "
         "(default: NAME_restored beside the input)")  # fmt: skip
     add("-n", "--model", metavar="NAME",
-        help="basicvsr (x4, default), bicubic (x4), identity (x1), or a checkpoint")  # fmt: skip
+        help="basicvsr (x4, default), bicubic (x4), identity (x1), a name that `vrestore models` "
+        "lists, or a checkpoint")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
     add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
+    add("--offline", action="store_true", default=None, help="fetch no weights")
     add("--config", type=Path, metavar="TOML", help="options from a file; flags win over it")
     add("--overwrite", action="store_true", default=None, help="replace outputs that exist")
     add("--allow-truncated", action="store_true", default=None,
@@ -116,11 +120,14 @@ def run(args: argparse.Namespace) -> int:
     options = read_options(args)
     from vrestore.jobs.batch import make_folder, restore_all
     from vrestore.restore import restore
+    from vrestore.shelf import at_hand
 
     output = Path(args.output) if args.output else None
     is_folder = (args.output or "").endswith((os.sep, os.altsep or os.sep))
     show = choose_display(args)
     try:
+        if options.weights is None:
+            at_hand(options.model, offline=options.offline, display=show)
         if len(inputs) > 1 or (is_folder and not inputs[0].is_dir()):
             if output and not is_folder and output.suffix and not output.is_dir():
                 raise UsageError(
@@ -142,6 +149,38 @@ def run(args: argparse.Namespace) -> int:
             f"{report.damage}; {of(report.frames, 'frame')} restored into {report.target}; "
             "re-run with --allow-truncated to accept that"
         )
+    return 0
+
+
+def models_parser() -> argparse.ArgumentParser:
+    """Of ``vrestore models``; a film of that name is ./models."""
+    parser = Parser(prog="vrestore models", description="The named models, and their weights.")
+    add = parser.add_argument
+    add("action", nargs="?", choices=("list", "show", "get", "path"), default="list",
+        help="list all (default), show one, fetch its weights, print where they lie")  # fmt: skip
+    add("name", nargs="?", metavar="NAME", help="a name, or the published file's")
+    add("--offline", action="store_true", help="fetch nothing: only look whether it is whole")
+    add("--json", action="store_true", help="one JSON object a line")
+    add("--quiet", action="store_true", help="no progress")
+    add("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """The one call."""
+    from vrestore import shelf
+
+    if (args.name is None) != (args.action == "list"):
+        count = "no name" if args.action == "list" else "1 name, such as basicvsr"
+        raise UsageError(f"models {args.action} takes {count}")
+    if args.action == "list":
+        shelf.list_models(args.json)
+    elif args.action == "show":
+        shelf.show(args.name)
+    elif args.action == "path":
+        shelf.path_of(args.name)
+    else:
+        shelf.get(args.name, offline=args.offline, display=choose_display(args))
     return 0
 
 

@@ -19,7 +19,8 @@ class RestoreOptions:
     ``model``: a catalogue name, or a checkpoint's path; ``weights``: a checkpoint instead of the
     catalogue's. ``scale``: of the output against the input, None = the network's. ``start`` and
     ``end``: seconds from the first frame, ``[start, end)``. ``crf``, ``preset``, ``bitrate``,
-    ``pix_fmt``: ffmpeg's, None = a visually lossless default of the codec.
+    ``pix_fmt``: ffmpeg's, None = a visually lossless default of the codec. ``offline``: weights
+    that are not on this machine are not fetched.
     """
 
     model: str = "basicvsr"
@@ -40,6 +41,7 @@ class RestoreOptions:
     end: Fraction | None = None
     overwrite: bool = False
     allow_truncated: bool = False
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale <= 16:

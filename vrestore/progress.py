@@ -15,6 +15,7 @@ from vrestore.report import Progress, Report
 
 if TYPE_CHECKING:
     from vrestore.jobs.batch import Outcome
+    from vrestore.models.entry import Entry
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -33,6 +34,13 @@ class Silence:
     def report(self, report: Report) -> None:
         """Called when a film is done."""
 
+    def fetching(self, entry: Entry) -> None:
+        """Called before weights are fetched; their licence is always shown."""
+        print(f"{entry.name}: {entry.licence}", file=sys.stderr, flush=True)
+
+    def fetched(self, done: int, total: int | None) -> None:
+        """Called while weights are fetched, with bytes."""
+
     def error(self, error: VrestoreError) -> None:
         """Called when a film, or the command, has failed."""
         print(f"vrestore: {error}", file=sys.stderr)
@@ -49,6 +57,12 @@ class PlainLines(Silence):
 
     def __init__(self) -> None:
         self.last = float("-inf")
+
+    def fetched(self, done: int, total: int | None) -> None:
+        if time.monotonic() - self.last > SECONDS_BETWEEN_LINES or done == total:
+            self.last = time.monotonic()
+            of = "" if total is None else f" of {total / 1e6:.1f}"
+            print(f"weights: {done / 1e6:.1f}{of} MB", file=sys.stderr, flush=True)
 
     def progress(self, now: Progress) -> None:
         if time.monotonic() - self.last < SECONDS_BETWEEN_LINES and now.frames != now.total:
@@ -81,6 +95,11 @@ class Bar(PlainLines):
 
     bar: tqdm[Any] | None = None
 
+    def fetched(self, done: int, total: int | None) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc="weights")
+        self.bar.update(done - self.bar.n)
+
     def progress(self, now: Progress) -> None:
         if self.bar is None:
             self.bar = tqdm(total=now.total, unit="frame", desc=now.source.name, dynamic_ncols=True)
@@ -109,6 +128,14 @@ class JsonLines(Silence):
 
     def __init__(self) -> None:
         self.last = float("-inf")
+
+    def fetching(self, entry: Entry) -> None:
+        self.write("fetching", model=entry.name, licence=entry.licence)
+
+    def fetched(self, done: int, total: int | None) -> None:
+        if time.monotonic() - self.last > 0.5 or done == total:
+            self.last = time.monotonic()
+            self.write("fetched", bytes=done, total=total)
 
     def progress(self, now: Progress) -> None:
         if time.monotonic() - self.last < 0.5 and now.frames != now.total:

@@ -130,7 +130,7 @@ def restore(
 def load_restorer(options: RestoreOptions) -> Restorer:
     """The network and how it runs, as the options say."""
     return Restorer(
-        load_model(options.model, options.weights),
+        load_model(options.model, options.weights, offline=options.offline),
         propagation=options.propagation,
         precision=options.precision,
         device=options.device,

@@ -1,124 +1,118 @@
-"""One table: every named model."""
+"""Every named model: what ships, what needs no weights, and what the field has published."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vrestore.errors import ModelError
+from vrestore.models.download import ProgressBytes, fetch, models_folder
+from vrestore.models.entry import Entry
+from vrestore.models.published import PUBLISHED
 
 if TYPE_CHECKING:
     from vrestore.models.temporal import Network
 
-
-def _identity(weights: Path | None) -> Network:
-    from vrestore.models.baselines import Identity
-
-    return Identity().eval()
-
-
-def _bicubic(weights: Path | None) -> Network:
-    from vrestore.models.baselines import Bicubic
-
-    return Bicubic().eval()
-
-
-def _from_checkpoint(weights: Path | None) -> Network:
-    from vrestore.models.checkpoint import load_network
-
-    assert weights is not None  # load_model sees to it
-    return load_network(weights)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model by name. ``file``: its weights inside the package, None where it needs none."""
-
-    name: str
-    task: str
-    scale: int
-    file: str | None
-    architecture: str  # the class that its weights must turn out to be
-    build: Callable[[Path | None], Network]
-    licence: str
-    note: str
-
-    @property
-    def path(self) -> Path | None:
-        """Where the shipped weights lie, whether or not they do."""
-        return Path(__file__).parent / self.file if self.file else None
-
-
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
-        name="identity",
-        task="nothing",
-        scale=1,
-        file=None,
-        architecture="Identity",
-        build=_identity,
-        licence="none needed",
-        note="gives the frames back unchanged: checks the road from file to file",
+        name="basicvsr",
+        architecture="BasicVSR",
+        task="super-resolution",
+        scale=4,
+        parameters=834_789,
+        data="free clips and photographs (BI)",
+        figure="",
+        licence="as vrestore",
+        note="ships with vrestore, trained by it; see its card",
+        file="weights/basicvsr.safetensors",
     ),
     Entry(
         name="bicubic",
+        architecture="Bicubic",
         task="super-resolution",
         scale=4,
-        file=None,
-        architecture="Bicubic",
-        build=_bicubic,
+        parameters=0,
+        data="",
+        figure="",
         licence="none needed",
         note="MATLAB's imresize, the baseline of the field's tables; no network",
     ),
     Entry(
-        name="basicvsr",
-        task="super-resolution",
-        scale=4,
-        file="weights/basicvsr.safetensors",
-        architecture="BasicVSR",
-        build=_from_checkpoint,
-        licence="as vrestore",
-        note="trained by this project; published checkpoints fit too (--weights)",
+        name="identity",
+        architecture="Identity",
+        task="nothing",
+        scale=1,
+        parameters=0,
+        data="",
+        figure="",
+        licence="none needed",
+        note="gives the frames back unchanged: checks the road from file to file",
     ),
+    *PUBLISHED,
 )
 
 
 def find(name: str) -> Entry:
-    """The entry of that name. Raises ``ModelError`` naming the nearest one and all of them."""
+    """The entry of that name, or of the published file so called, with or without its ending.
+
+    Raises ``ModelError`` naming the nearest one.
+    """
+    for entry in CATALOGUE:
+        file = entry.remote.file if entry.remote else entry.name
+        if name in (entry.name, file, file.removesuffix(".pth")):
+            return entry
     names = [entry.name for entry in CATALOGUE]
-    if name in names:
-        return CATALOGUE[names.index(name)]
     near = difflib.get_close_matches(name.lower(), names, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ModelError(
-        f"{name}: no model of that name and no checkpoint file{hint} Known: {', '.join(names)}"
+        f"{name}: no model of that name and no checkpoint file{hint} `vrestore models` lists all"
     )
 
 
-def load_model(name: str, weights: Path | None = None) -> Network:
-    """The network of that name, or of the checkpoint file at that path; eval mode, CPU.
-
-    ``weights`` takes the place of the entry's own file. Raises ``ModelError``.
-    """
-    if all(entry.name != name for entry in CATALOGUE) and Path(name).is_file():
-        if weights is not None:
-            raise ModelError(f"{name} and {weights} are both checkpoints; give one of them")
-        return _from_checkpoint(Path(name))
-    entry = find(name)
-    if entry.path is None and weights is not None:
-        raise ModelError(f"{weights}: {name} takes no weights; leave them out")
-    if weights is None and entry.path is not None and not entry.path.is_file():
+def obtain(
+    entry: Entry, *, offline: bool = False, progress: ProgressBytes | None = None
+) -> Path | None:
+    """The file of the entry's weights, fetched and checked if need be; None: it needs none."""
+    if entry.remote:
+        return fetch(entry.remote, models_folder(), offline=offline, progress=progress)
+    if not entry.is_here:
         raise ModelError(
-            f"{name}: its weights are not in this installation ({entry.path}); "
+            f"{entry.name}: its weights are not in this installation ({entry.path}); "
             "give a checkpoint's path with --weights"
         )
-    net = entry.build(weights or entry.path)
+    return entry.path
+
+
+def load_model(name: str, weights: Path | None = None, *, offline: bool = False) -> Network:
+    """The network of that name, or of the checkpoint file at that path; eval mode, CPU.
+
+    ``weights`` takes the place of the entry's own file, which is fetched where it is not here,
+    unless ``offline``. Raises ``ModelError``.
+    """
+    from vrestore.models.baselines import Bicubic, Identity
+    from vrestore.models.checkpoint import load_network
+
+    if is_checkpoint(name):
+        if weights is not None:
+            raise ModelError(f"{name} and {weights} are both checkpoints; give one of them")
+        return load_network(Path(name))
+    entry = find(name)
+    if entry.path is None:
+        if weights is not None:
+            raise ModelError(f"{weights}: {name} takes no weights; leave them out")
+        return {"Bicubic": Bicubic, "Identity": Identity}[entry.architecture]().eval()
+    file = weights or obtain(entry, offline=offline)
+    assert file is not None
+    net = load_network(file, **entry.told)
     if type(net).__name__ != entry.architecture:
         raise ModelError(
-            f"{weights or entry.path}: holds a {type(net).__name__}, but {name} is a "
-            f"{entry.architecture}; give the path as the model itself"
+            f"{file}: holds a {type(net).__name__}, but {name} is a {entry.architecture}; "
+            "give the path as the model itself"
         )
     return net
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name is the path of a file, and no name of the catalogue."""
+    return all(entry.name != name for entry in CATALOGUE) and Path(name).is_file()

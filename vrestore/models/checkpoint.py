@@ -6,6 +6,7 @@ is recognised by them, its sizes are read off the shapes, and then every key mus
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -68,6 +69,11 @@ def load_module(path: str | Path, **told: Any) -> nn.Module:
     path = Path(path)
     state = _basicsr_names(_unwrapped(_read(path), path), path)
     architecture = _recognised(state, path)
+    unknown = told.keys() - inspect.signature(architecture).parameters.keys()
+    if unknown:
+        raise ModelError(
+            f"{path}: holds a {_name(architecture)}, which has no {_first(unknown, 3)}"
+        )
     try:
         arguments = architecture.sizes(Shapes(state)) | told
         with torch.device("meta"):  # no time and no random numbers spent on initial values

@@ -1,0 +1,186 @@
+"""Published weights, fetched once: resumable, checked before they get their name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+
+from vrestore.errors import ModelError, OutputError
+
+BLOCK_BYTES = 1 << 18
+TIMEOUT_S = 30.0
+ATTEMPTS = 3  # of a connection that breaks; each goes on where the last one ended
+
+ProgressBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A published file. ``sha256``: all 64 hex digits, or the first 8, which end its name."""
+
+    file: str
+    sha256: str
+    url: str | None  # None: its publisher hands it out by a page only
+    page: str  # where people find it
+    size_bytes: int | None = None
+
+
+def models_folder() -> Path:
+    """Where fetched weights lie: ``$VRESTORE_HOME/models``, else in the user's cache folder."""
+    home = os.environ.get("VRESTORE_HOME")
+    if home:
+        return Path(home).expanduser() / "models"
+    import platformdirs
+
+    return platformdirs.user_cache_path("vrestore") / "models"
+
+
+def fetch(
+    remote: Remote,
+    folder: Path,
+    *,
+    offline: bool = False,
+    progress: ProgressBytes | None = None,
+) -> Path:
+    """The file, in ``folder``, with the size and hash that it must have; fetched if need be.
+
+    Processes that want the same file wait for each other. Raises ``ModelError``: what failed, the
+    file's name and hash, and where to put it by hand.
+    """
+    target = folder / remote.file
+    if target.is_file():
+        return _checked(target, remote)
+    if offline or remote.url is None:
+        why = "--offline" if offline else "its publisher gives it to people only"
+        raise ModelError(
+            f"{remote.file} is not on this machine ({why}); {_by_hand(target, remote)}"
+        )
+    from filelock import FileLock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{remote.file}.lock"):
+            if target.is_file():  # another process was first
+                return _checked(target, remote)
+            part = folder / f"{remote.file}.part"
+            for attempt in range(ATTEMPTS):
+                try:
+                    _go_on(remote, remote.url, part, progress)
+                    break
+                except (OSError, HTTPException) as error:
+                    _explain(error, remote, target, last=attempt + 1 == ATTEMPTS)
+            _checked(part, remote)
+            os.replace(part, target)
+    except OSError as error:
+        raise OutputError(f"{folder}: weights cannot be kept there: {error.strerror}") from error
+    return target
+
+
+def _go_on(remote: Remote, url: str, part: Path, progress: ProgressBytes | None) -> None:
+    """Add to the part what is missing. OSError or HTTPException: the connection's troubles."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "vrestore"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        reply = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        error.close()
+        return  # nothing is left after the part; whether it is the file is seen to next
+    with reply:
+        goes_on = reply.status == 206 and _first_byte(reply) == have
+        if have and reply.status == 206 and not goes_on:
+            raise HTTPException("the server goes on at another place than it was asked to")
+        if reply.headers.get_content_type() == "text/html":
+            raise ModelError(
+                f"{url}: the server sends a page and not the file; get it from {remote.page}"
+            )
+        start = have if goes_on else 0
+        length = reply.headers.get("Content-Length")
+        total = start + int(length) if length else remote.size_bytes
+        with part.open("ab" if goes_on else "wb") as file:
+            done = _copy(reply, file, start, total, progress)
+    if total is not None and done < total:
+        raise HTTPException(f"broke off after {done} of {total} bytes")
+
+
+def _copy(
+    reply: HTTPResponse,
+    file: BinaryIO,
+    done: int,
+    total: int | None,
+    progress: ProgressBytes | None,
+) -> int:
+    while block := reply.read(BLOCK_BYTES):
+        file.write(block)
+        done += len(block)
+        if progress:
+            progress(done, total)
+    return done
+
+
+def _first_byte(reply: HTTPResponse) -> int | None:
+    """Of a Content-Range such as ``bytes 100-199/200`` (RFC 9110, 14.4)."""
+    span = (reply.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
+    return int(span) if span.isdigit() else None
+
+
+def _checked(path: Path, remote: Remote) -> Path:
+    """``path`` if it is the file. ModelError: it is not, and a part of ours is removed."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if remote.size_bytes in (None, size) and digest.startswith(remote.sha256):
+        return path
+    expected = f"sha256 {remote.sha256}{'...' if len(remote.sha256) < 64 else ''}"
+    if remote.size_bytes is not None:
+        expected = f"{remote.size_bytes} bytes, {expected}"
+    found = f"{size} bytes, sha256 {digest}"
+    if path.suffix == ".part":
+        path.unlink()
+        raise ModelError(
+            f"{remote.url}: sent another file than the published {remote.file}: {found} and not "
+            f"{expected}; nothing was kept. Try again, or get it from {remote.page}"
+        )
+    raise ModelError(
+        f"{path}: is not the published {remote.file}: {found} and not {expected}; remove it, and "
+        "it is fetched anew"
+    )
+
+
+def _explain(error: OSError | HTTPException, remote: Remote, target: Path, *, last: bool) -> None:
+    """Return where another attempt may help; else raise what a user can do."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        if error.code >= 500 and not last:
+            return
+        raise ModelError(
+            f"{remote.url}: the server answers {error.code} {error.reason}; "
+            f"{_by_hand(target, remote)}"
+        ) from error
+    if isinstance(error, OSError) and error.filename is not None:
+        raise error  # the disk's trouble, not the network's
+    if not last:
+        return
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    raise ModelError(
+        f"{remote.file} cannot be fetched from {remote.url}: {reason}; run again to go on, or "
+        f"{_by_hand(target, remote)}"
+    ) from error
+
+
+def _by_hand(target: Path, remote: Remote) -> str:
+    digits = "" if len(remote.sha256) == 64 else ", first digits"
+    return (
+        f"get {remote.file} from {remote.url or remote.page} (sha256{digits}: {remote.sha256}) and "
+        f"put it at {target}, or give a checkpoint with --weights"
+    )
