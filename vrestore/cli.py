@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[:1] == ["models"]:
             return run_models(models_parser().parse_args(argv[1:]))
+        if argv[:1] == ["explain"]:
+            return run_explain(explain_parser().parse_args(argv[1:]))
         return run(build_parser().parse_args(argv))
     except BrokenPipeError:
         sys.stderr.close()
@@ -181,6 +183,53 @@ def run_models(args: argparse.Namespace) -> int:
         shelf.path_of(args.name)
     else:
         shelf.get(args.name, offline=args.offline, display=choose_display(args))
+    return 0
+
+
+def explain_parser() -> argparse.ArgumentParser:
+    """Of ``vrestore explain``."""
+    parser = Parser(
+        prog="vrestore explain",
+        description="Draws which pixels of which frames a place of the output was made from "
+        "(local attribution maps, arXiv 2011.11036).",
+    )
+    add = parser.add_argument
+    add("input", type=Path, metavar="INPUT", help="a film, or a folder of pictures")
+    add("--frame", type=int, required=True, metavar="N", help="the frame's number, from 0")
+    add("--at", required=True, metavar="X,Y", help="the place, in pixels of the input")
+    add("-o", "--output", type=Path, metavar="PNG", help="(default: NAME_explained.png beside it)")
+    add("-n", "--model", default="basicvsr", metavar="NAME", help="as of vrestore")
+    add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
+    add("--reach", type=int, metavar="FRAMES", help="frames looked at on each side (default 7)")
+    add("--offline", action="store_true", help="fetch no weights")
+    add("--overwrite", action="store_true", help="replace the picture if it exists")
+    add("--json", action="store_true", help="the shares as JSON")
+    add("--quiet", action="store_true", help="print no shares")
+    add("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """The one call."""
+    words = args.at.split(",")
+    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+        raise UsageError(f"--at {args.at}: give the place as X,Y, such as --at 120,80")
+    if args.frame < 0 or (args.reach or 0) < 0:
+        raise UsageError("--frame and --reach must not be negative")
+    from vrestore import explain
+    from vrestore.models.catalogue import load_model
+    from vrestore.shelf import at_hand
+
+    target = args.output or args.input.with_name(f"{args.input.stem}_explained.png")
+    show = choose_display(args)
+    if args.weights is None:
+        at_hand(args.model, offline=args.offline, display=show)
+    network = load_model(args.model, args.weights, offline=args.offline)
+    place = int(words[0]), int(words[1])
+    reach = explain.REACH_FRAMES if args.reach is None else args.reach
+    found = explain.explain(args.input, network, args.frame, place, reach=reach)
+    explain.save(found.strip, target, overwrite=args.overwrite)
+    show.explained(found.shares, target)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -14,6 +14,8 @@ from vrestore.errors import VrestoreError
 from vrestore.report import Progress, Report
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vrestore.jobs.batch import Outcome
     from vrestore.models.entry import Entry
 
@@ -40,6 +42,9 @@ class Silence:
 
     def fetched(self, done: int, total: int | None) -> None:
         """Called while weights are fetched, with bytes."""
+
+    def explained(self, shares: Mapping[int, float], target: Path) -> None:
+        """Called when it is known what an output was made from."""
 
     def error(self, error: VrestoreError) -> None:
         """Called when a film, or the command, has failed."""
@@ -85,6 +90,11 @@ class PlainLines(Silence):
     def report(self, report: Report) -> None:
         self.last = float("-inf")
         print("\n".join(report.lines()), flush=True)
+
+    def explained(self, shares: Mapping[int, float], target: Path) -> None:
+        for number, share in shares.items():
+            print(f"frame {number:6d}  {share:6.1%}  {'#' * round(60 * share)}")
+        print(target, flush=True)
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:
         print(", ".join(f"{n} {word}" for word, n in count(outcomes).items()))
@@ -170,6 +180,10 @@ class JsonLines(Silence):
 
     def report(self, report: Report) -> None:
         self.write("report", **report.as_dict())
+
+    def explained(self, shares: Mapping[int, float], target: Path) -> None:
+        rounded = {str(number): round(share, 6) for number, share in shares.items()}
+        self.write("explained", target=str(target), shares=rounded)
 
     def error(self, error: VrestoreError) -> None:
         self.write("error", message=str(error), exit_code=error.exit_code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -94,7 +94,7 @@ class PictureReader:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame]:
         for pts, path in enumerate(self.pictures):
             yield Frame(self._planes(path), pts, 1)
 

@@ -1,0 +1,61 @@
+"""``vrestore explain``: the strip, the shares, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from films import film, raw
+
+from vrestore.cli import main
+from vrestore.explain import GAP_PX, ZOOM, write
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "clip.mp4", 5, "40x32")
+    return tmp_path
+
+
+def test_the_strip_shows_every_frame_and_the_shares_add_up(here, capsys):
+    words = ["explain", "clip.mp4", "--frame", "1", "--at", "20,10", "--reach", "1"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["shares"]) == ["0", "1", "2"]
+    assert sum(told["shares"].values()) == pytest.approx(1, abs=1e-5)
+    assert max(told["shares"], key=told["shares"].get) == "1"
+    picture = raw(here / "clip_explained.png", "rgb24").reshape(-1, 3 * 40 * ZOOM + 2 * GAP_PX, 3)
+    red = picture[: 32 * ZOOM].astype(int)
+    hot = ((red[..., 0] - red[..., 1]) > 40).nonzero()
+    middle = 40 * ZOOM + GAP_PX  # the second of three frames
+    assert abs(np.median(hot[0]) / ZOOM - 10) < 4
+    assert abs((np.median(hot[1]) - middle) / ZOOM - 20) < 4
+    assert main(words) == 6
+    assert "exists; give --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "-n", "bicubic"]) == 0
+    assert "frame      1  100.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--frame", "9", "--at", "1,1"], 3, "ends before frame 9"),
+        (["--frame", "0", "--at", "40,0"], 2, "outside its 40x32 pixels"),
+        (["--frame", "0", "--at", "4"], 2, "give the place as X,Y"),
+        (["--frame", "-1", "--at", "4,4"], 2, "must not be negative"),
+        (["--frame", "0", "--at", "4,4", "-o", "x.gif"], 2, "is a PNG"),
+        (["--at", "4,4"], 2, "--frame"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(here, capsys, words, code, message):
+    assert main(["explain", "clip.mp4", *words, "-n", "bicubic", "--reach", "0"]) == code
+    assert message in capsys.readouterr().err
+    assert [p.name for p in here.iterdir()] == ["clip.mp4"]
+
+
+def test_figures_are_written_as_far_as_there_is_room():
+    picture = torch.full((3, 12, 20), 255, dtype=torch.uint8)
+    write(picture, "18%", 0, 0)
+    assert (picture[0, :10, :6] == 0).any()
+    assert (picture[0, :10, 6:8] == 255).all()
