@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +217,51 @@ def test_foreign_objects_are_named_and_the_unsafe_way_is_not_advised(
     with pytest.raises(ModelError, match=r"refused, because it asks for \w+\.mkdir") as caught:
         load_network(tmp_path / "net.pth")
     assert "weights_only" not in str(caught.value)
+
+
+@pytest.fixture
+def message_hub(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An object such as mmengine leaves in its checkpoints, with numpy's numbers in it."""
+    import numpy as np
+
+    module = types.ModuleType("mmengine.logging.message_hub")
+    code = "class MessageHub:\n    def __setstate__(self, state):\n        raise SystemExit"
+    exec(code, module.__dict__)
+    kind = module.__dict__["MessageHub"]
+    kind.__module__ = module.__name__
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    hub = kind()
+    hub.history = {
+        "loss": np.arange(3.0),
+        "last": np.float64(0.5),
+        "flags": argparse.Namespace(a=1),
+    }
+    return hub
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_what_training_frameworks_leave_is_passed_over_and_never_made(
+    zipped: bool, state: State, message_hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.pth"
+    content = {"meta": {"hub": [message_hub]}, "params": state, "message_hub": message_hub}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mmengine"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert_is(load_network(path), state)
+    assert not [name for name in sys.modules if name.startswith("mmengine")]
+
+
+def test_a_hostile_object_beside_those_is_refused_still(
+    state: State, message_hub: Any, tmp_path: Path
+) -> None:
+    path, trap = tmp_path / "net.pth", tmp_path / "executed"
+    message_hub.callback = Hostile(trap)
+    torch.save({"params": state, "message_hub": message_hub}, path)
+    with pytest.raises(ModelError, match=r"refused, because it asks for \w+\.mkdir"):
+        load_network(path)
+    assert not trap.exists()
 
 
 def broken(kind: str, state: State, path: Path) -> None:

@@ -98,6 +98,22 @@ def test_the_border_does_not_change_what_is_far_from_it():
     assert torch.allclose(whole[..., :40], cut[..., :40], atol=1e-6)
 
 
+def test_a_cascade_is_one_restorer_fed_by_another():
+    """The paper's second stage restores what the first one made; nothing is collected."""
+    first, second = small_edvr(), small_edvr(hr_in=True, num_frame=3)
+    clip, read = moving_clip(7, 8, 8), []
+    stages = [Restorer(net, precision="fp32", device="cpu") for net in (first, second)]
+    source = (read.append(1) or frame for frame in clip)
+    stream = stages[1].stream(stages[0].stream(source))
+    out = [next(stream)]
+    assert len(read) == 5  # two windows, no more
+    out += stream
+    between = torch.stack(list(stages[0].stream(clip)))
+    expected = torch.stack(list(stages[1].stream(between)))
+    assert torch.equal(torch.stack(out), expected)
+    assert expected.shape == (7, 3, 32, 32)
+
+
 def test_one_training_step_moves_every_parameter():
     for how in ({}, {"with_tsa": False}, {"hr_in": True, "with_predeblur": True}, {"hr_in": True}):
         net = small_edvr(**how).requires_grad_(True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,11 @@ _CONTAINERS = ("params_ema", "params", "state_dict")
 _OWNERS = ("generator_ema.", "generator.")
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _COUNTERS = {"step_counter", "steps"}  # training state that mmediting and mmengine save as buffers
+
+# What training frameworks leave beside the weights. Such objects are never made, nor their code
+# imported: empty ones take their places.
+_INERT = ("mmcv.", "mmengine.", "mmedit.", "mmagic.", "numpy.", "omegaconf.", "argparse.Namespace")
+_MOST_INERT = 100
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     BasicVSR,
@@ -113,7 +119,7 @@ def _read(path: Path) -> object:
     try:
         if head[8:] == b"{":  # safetensors: eight bytes of length, then a JSON header
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _pickled(path)
     except Exception as error:  # the readers raise a dozen kinds on bytes that are not theirs
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign:
@@ -128,6 +134,36 @@ def _read(path: Path) -> object:
             f"{path}: not a checkpoint, or a damaged one{detail}; .pth and .safetensors files "
             "with a state dict can be read. Fetch it anew and compare its size or sha256"
         ) from error
+
+
+def _pickled(path: Path) -> object:
+    """A pickle's tensors and plain containers; known foreign objects stand in it as empty ones."""
+    inert: list[Any] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(inert):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            foreign = re.search(r"GLOBAL (\S+)", str(error))
+            name = foreign[1] if foreign else ""
+            known = name.startswith(_INERT) and len(inert) < _MOST_INERT
+            if not known or any(f"{kind.__module__}.{kind.__name__}" == name for kind in inert):
+                raise
+            module, _, word = name.rpartition(".")
+            inert.append(type(word, (_Inert,), {"__module__": module}))
+
+
+class _Inert:
+    """Stands for an object of a training framework: takes what it is given, and does nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _unwrapped(content: object, path: Path) -> State:
