@@ -36,6 +36,14 @@ def test_a_film_and_nothing_else_is_enough(here, capsys):
     assert "3 frames, 64x48 -> 256x192" in capsys.readouterr().out
 
 
+def test_options_for_films_are_said_to_be_unused_for_pictures(here, capsys):
+    film(here / "clip.mp4", 2)
+    assert run("clip.mp4", "-n", "identity", "-o", "p/%02d.png", "--crf", "20") == 0
+    assert "crf: for films only; the pictures' own format was used" in capsys.readouterr().out
+    assert run("clip.mp4", "-n", "identity", "-o", "q/%02d.png") == 0
+    assert "for films only" not in capsys.readouterr().out
+
+
 def test_the_short_names_of_real_esrgan_work(here):
     film(here / "clip.mp4", 2)
     assert run("-i", "clip.mp4", "-o", "out.mkv", "-n", "bicubic", "-s", "2") == 0

@@ -62,6 +62,15 @@ def open_writer(
     )
 
 
+def unused(info: VideoInfo, target: Path, options: RestoreOptions) -> tuple[str, ...]:
+    """A note where options for films were given and pictures are written."""
+    names = ("codec", "crf", "preset", "pix_fmt", "bitrate")
+    given = ", ".join(name for name in names if getattr(options, name) is not None)
+    if not given or not wants_pictures(info, target):
+        return ()
+    return (f"{given}: for films only; the pictures' own format was used",)
+
+
 def frames_expected(info: VideoInfo, options: RestoreOptions) -> int | None:
     """How many frames will come, as far as the container says; about, where a part is asked for."""
     if options.start is None and options.end is None:

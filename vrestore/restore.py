@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.ends import frames_expected, look, open_reader, open_writer, target_for
+from vrestore.ends import frames_expected, look, open_reader, open_writer, target_for, unused
 from vrestore.engine.exact import Again
 from vrestore.engine.prefetch import WritingBehind, prefetch
 from vrestore.engine.restorer import Restorer
@@ -122,7 +122,7 @@ def restore(
         copied=written.copied,
         converted=written.converted,
         dropped=written.dropped,
-        notes=written.notes,
+        notes=(*written.notes, *unused(info, target, options)),
         damage=damage.message if damage else None,
     )
 

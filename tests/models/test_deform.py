@@ -85,6 +85,22 @@ def test_whole_offsets_move_the_picture():
     torch.testing.assert_close(y[:, :, 1:-1, 1:-1], expected)
 
 
+@pytest.mark.mmcv
+@pytest.mark.parametrize("name", CASES)
+def test_mmcvs_kernel_agrees(name):
+    ops = pytest.importorskip("mmcv.ops", reason="mmcv is not compiled here")
+    how, z = case(name)
+    x, offset, mask, weight = (z[f"in.{k}"].double() for k in ("x", "offset", "mask", "weight"))
+    bias = z.get("in.bias")
+    points = weight.shape[2] * weight.shape[3]
+    theirs = ops.modulated_deform_conv2d(
+        x, offset, mask, weight, bias, how["stride"], how["padding"], how["dilation"],
+        how["groups"], mask.shape[1] // points,
+    )  # fmt: skip
+    ours = modulated_deform_conv(x, offset, mask, weight, bias, **how)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # its coordinates are single
+
+
 def test_half_precision_keeps_its_coordinates():
     """Column 1500 with an offset of a quarter pixel: bfloat16 would round it to a multiple of 8."""
     x = torch.arange(1600.0).sin().expand(1, 1, 1, 1600).contiguous()

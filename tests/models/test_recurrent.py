@@ -12,6 +12,7 @@ from networks import (
     moving_clip,
     small_basicvsr,
     small_basicvsrpp,
+    small_edvr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -82,6 +83,17 @@ def test_every_frame_is_seen_by_every_output(make):
         other = clip.clone()
         other[changed] += 0.1
         assert ((net(other) - before).flatten(1).abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize("make", [*SMALL, small_edvr])
+def test_half_precision_stays_near_float32(make):
+    net, clip = make(), moving_clip(5, 16, 16)
+    full, half = (
+        torch.stack(list(Restorer(net, precision=p, device="cpu").stream(clip)))
+        for p in ("fp32", "bf16")
+    )
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().mean() < 0.03 * full.std()
 
 
 def test_key_frames_are_counted_from_the_shots_start_whatever_the_chunking():

@@ -78,6 +78,7 @@ class RealBasicVSR(RecurrentNetwork):
                 return times
         return self.most_cleanings
 
+    @torch.no_grad()
     def change(self, frame: Tensor, times: int) -> float:
         """The mean absolute change that the last of so many passes makes to a frame."""
         for _ in range(times):
