@@ -19,7 +19,7 @@ setup(
         "vrestore.configs": ["*/*.toml"],
     },
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "av>=13",
         "numpy",
         "ffmpeg-python",

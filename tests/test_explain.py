@@ -5,16 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from films import film, raw
+from films import ffmpeg, film, raw
 
 from vrestore.cli import main
-from vrestore.explain import GAP_PX, ZOOM, write
+from vrestore.explain import GAP_PX, ZOOM, look_at, write
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     film(tmp_path / "clip.mp4", 5, "40x32")
+    (tmp_path / "clip.png").write_bytes(b"mine")
     return tmp_path
 
 
@@ -45,13 +46,38 @@ def test_the_strip_shows_every_frame_and_the_shares_add_up(here, capsys):
         (["--frame", "0", "--at", "4"], 2, "give the place as X,Y"),
         (["--frame", "-1", "--at", "4,4"], 2, "must not be negative"),
         (["--frame", "0", "--at", "4,4", "-o", "x.gif"], 2, "is a PNG"),
+        (["--frame", "0", "--at", "4,4", "-o", "clip.png"], 6, "clip.png exists"),
         (["--at", "4,4"], 2, "--frame"),
     ],
 )
 def test_what_cannot_be_explained_is_said(here, capsys, words, code, message):
     assert main(["explain", "clip.mp4", *words, "-n", "bicubic", "--reach", "0"]) == code
     assert message in capsys.readouterr().err
-    assert [p.name for p in here.iterdir()] == ["clip.mp4"]
+    assert sorted(p.name for p in here.iterdir()) == ["clip.mp4", "clip.png"]
+
+
+def test_nothing_beyond_a_cut_is_looked_at(tmp_path):
+    source = tmp_path / "cut.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=96x72:r=25:d=0.24", "-f", "lavfi", "-i",
+        "mandelbrot=s=96x72:r=25", "-filter_complex",
+        "[1]trim=end_frame=6,setpts=PTS-STARTPTS[b];[0][b]concat", "-c:v", "ffv1", source,
+    )  # fmt: skip
+    before, after = look_at(source, 4, 90, 2), look_at(source, 7, 2, 70, reach=2)
+    assert (before.first, len(before.clip), before.asked) == (0, 6, 4)
+    assert (before.row, before.column) == (2, 90 - 32)
+    assert (after.first, len(after.clip), after.asked) == (6, 4, 1)
+    assert (after.row, after.column) == (70 - 8, 2)
+    assert before.clip.shape[1:] == (3, 64, 64)
+
+
+def test_a_folder_of_pictures_is_explained_beside_itself(tmp_path, monkeypatch):
+    film(tmp_path / "clip.mp4", 3, "40x32")
+    source, pictures = tmp_path / "clip.mp4", tmp_path / "a.b"
+    assert main([str(source), "-n", "identity", "-o", str(pictures / "%d.png")]) == 0
+    monkeypatch.chdir(pictures)
+    assert main(["explain", ".", "--frame", "1", "--at", "1,1", "-n", "bicubic"]) == 0
+    assert (tmp_path / "a.b_explained.png").is_file()
 
 
 def test_figures_are_written_as_far_as_there_is_room():

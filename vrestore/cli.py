@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="vrestore",
         description="Restores a film: the same film, sharper and larger; all else in it untouched.",
-        epilog="Example: vrestore clip.mp4 --model basicvsr",
+        epilog="Example: vrestore clip.mp4 --model basicvsr. Also: vrestore models (what there is, "
+        "and how to get it), vrestore explain (what an output was made from).",
     )
     add = parser.add_argument
     add(
@@ -120,21 +121,21 @@ def run(args: argparse.Namespace) -> int:
     if not inputs:
         raise UsageError("no input; try: vrestore clip.mp4")
     options = read_options(args)
+    from vrestore.ends import look
     from vrestore.jobs.batch import make_folder, restore_all
     from vrestore.restore import restore
-    from vrestore.shelf import at_hand
 
     output = Path(args.output) if args.output else None
     is_folder = (args.output or "").endswith((os.sep, os.altsep or os.sep))
     show = choose_display(args)
     try:
-        if options.weights is None:
-            at_hand(options.model, offline=options.offline, display=show)
         if len(inputs) > 1 or (is_folder and not inputs[0].is_dir()):
             if output and not is_folder and output.suffix and not output.is_dir():
                 raise UsageError(
                     f"{output}: several inputs go into a folder; write {output}{os.sep}"
                 )
+            if any(path.exists() for path in inputs):
+                fetch_weights(options, show)
             outcomes = restore_all(inputs, output, options, show.progress, show.ended)
             show.summary(outcomes)
             failed = [outcome for outcome in outcomes if outcome.failed(options)]
@@ -142,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
             return failed[0].exit_code if alone else int(bool(failed))
         if output and is_folder:
             make_folder(output)
+        look(inputs[0])  # what is not there needs no weights
+        fetch_weights(options, show)
         report = restore(inputs[0], output, options=options, progress=show.progress)
         show.report(report)
     finally:
@@ -152,6 +155,14 @@ def run(args: argparse.Namespace) -> int:
             "re-run with --allow-truncated to accept that"
         )
     return 0
+
+
+def fetch_weights(options: RestoreOptions, show: Silence) -> None:
+    """What the run needs and this machine has not, in the user's sight."""
+    from vrestore.shelf import at_hand
+
+    if options.weights is None:
+        at_hand(options.model, offline=options.offline, display=show)
 
 
 def models_parser() -> argparse.ArgumentParser:
@@ -178,11 +189,11 @@ def run_models(args: argparse.Namespace) -> int:
     if args.action == "list":
         shelf.list_models(args.json)
     elif args.action == "show":
-        shelf.show(args.name)
-    elif args.action == "path":
-        shelf.path_of(args.name)
+        shelf.show(args.name, args.json)
     else:
-        shelf.get(args.name, offline=args.offline, display=choose_display(args))
+        if args.action == "get":
+            shelf.get(args.name, offline=args.offline, display=choose_display(args))
+        shelf.path_of(args.name, args.json)
     return 0
 
 
@@ -218,17 +229,18 @@ def run_explain(args: argparse.Namespace) -> int:
         raise UsageError("--frame and --reach must not be negative")
     from vrestore import explain
     from vrestore.models.catalogue import load_model
-    from vrestore.shelf import at_hand
 
-    target = args.output or args.input.with_name(f"{args.input.stem}_explained.png")
-    show = choose_display(args)
-    if args.weights is None:
-        at_hand(args.model, offline=args.offline, display=show)
-    network = load_model(args.model, args.weights, offline=args.offline)
-    place = int(words[0]), int(words[1])
+    whole = args.input.resolve()
+    name = whole.name if whole.is_dir() else whole.stem
+    target = args.output or whole.with_name(f"{name}_explained.png")
+    explain.check_target(target, overwrite=args.overwrite)
     reach = explain.REACH_FRAMES if args.reach is None else args.reach
-    found = explain.explain(args.input, network, args.frame, place, reach=reach)
-    explain.save(found.strip, target, overwrite=args.overwrite)
+    place = explain.look_at(args.input, args.frame, int(words[0]), int(words[1]), reach)
+    show = choose_display(args)
+    options = RestoreOptions(model=args.model, weights=args.weights, offline=args.offline)
+    fetch_weights(options, show)
+    found = explain.explain(place, load_model(args.model, args.weights, offline=args.offline))
+    explain.save(found.strip, target)
     show.explained(found.shares, target)
     return 0
 

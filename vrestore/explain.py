@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from vrestore.ends import look, open_reader
+from vrestore.engine.shots import shots
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.evaluate.attribution import attribution, shares
 from vrestore.options import RestoreOptions
 from vrestore.video.colour import ColourConverter
-from vrestore.video.frame import Colour, PixelFormat
+from vrestore.video.frame import Colour, Frame, PixelFormat
 from vrestore.video.picture_codec import PictureCoding
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
+class Place:
+    """A place of a film and what is around it: ``clip`` ``(T, 3, h, w)``, R'G'B' in 0..1.
+
+    ``first``: the number of its first frame; ``asked``, ``row``, ``column``: the place in it.
+    """
+
+    clip: Tensor
+    first: int
+    asked: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """``shares``: what part came from each frame, by its number; ``strip``: ``(3, H, W)`` uint8."""
 
@@ -48,48 +63,61 @@ class Explanation:
     strip: Tensor
 
 
-def explain(
-    source: Path,
-    network: Network,
-    frame: int,
-    at: tuple[int, int],
-    *,
-    reach: int = REACH_FRAMES,
-    steps: int = STEPS,
-) -> Explanation:
-    """Attribution of the output round pixel ``at`` (x, y) of the input's frame number ``frame``.
+def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES) -> Place:
+    """``reach`` frames on each side of number ``frame``, within its shot, cut to ``CROP_PX``.
 
-    The network sees ``reach`` frames on each side and ``CROP_PX`` pixels round the place. Raises
-    InputError where the film ends before, UsageError where the place is outside the picture.
+    Raises InputError where the film ends before, UsageError where (x, y) is outside the picture.
     """
-    x, y = at
     info = look(source)
     if not (0 <= x < info.width and 0 <= y < info.height):
         raise UsageError(f"{source}: {x},{y} is outside its {info.width}x{info.height} pixels")
-    first = max(0, frame - reach)
-    reader = open_reader(info, RestoreOptions())
-    with closing(iter(reader)) as stream:
-        frames = list(islice(stream, first, frame + reach + 1))
-    if len(frames) <= frame - first:
-        raise InputError(f"{source}: ends before frame {frame}; the first one is frame 0")
     to_rgb = ColourConverter(info.pixel_format, info.colour, info.height, info.width).to_rgb
-    clip = torch.stack([to_rgb([torch.from_numpy(p) for p in f.planes]) for f in frames])
     top = min(max(0, y - CROP_PX // 2), max(0, info.height - CROP_PX))
     left = min(max(0, x - CROP_PX // 2), max(0, info.width - CROP_PX))
-    clip = clip[..., top : top + CROP_PX, left : left + CROP_PX]
-    asked = frame - first
+    begin = max(0, frame - reach)
 
+    def pictures(stream: Iterable[Frame]) -> Iterator[tuple[int, Tensor]]:
+        for number, seen in enumerate(stream):
+            if number > frame + reach:
+                return
+            if number >= begin:
+                yield number, to_rgb([torch.from_numpy(plane) for plane in seen.planes])
+
+    with closing(iter(open_reader(info, RestoreOptions()))) as stream:
+        for shot in shots(pictures(stream), picture=itemgetter(1)):
+            part = {
+                number: rgb[:, top : top + CROP_PX, left : left + CROP_PX].clone()
+                for number, rgb in shot
+            }
+            if frame in part:
+                first = min(part)
+                clip = torch.stack(list(part.values()))
+                return Place(clip, first, frame - first, y - top, x - left)
+    raise InputError(f"{source}: ends before frame {frame}; the first one is frame 0")
+
+
+def explain(place: Place, network: Network, steps: int = STEPS) -> Explanation:
+    """Attribution of the output round the place.
+
+    The network sees the place's frames as a shot of their own: IconVSR's key frames are counted
+    from the first of them, and RealBasicVSR decides by them how often to clean.
+    """
     network = network.requires_grad_(False).eval()
     scale = network.scale
-    begin = [max(0, round((v + 0.5) * scale) - PATCH_PX // 2) for v in (y - top, x - left)]
+    begin = [max(0, round((v + 0.5) * scale) - PATCH_PX // 2) for v in (place.row, place.column)]
     row, column = begin
     contributions = attribution(
-        lambda c: picture_of(network, c, asked), clip, row, column, PATCH_PX, steps
+        lambda clip: picture_of(network, clip, place.asked),
+        place.clip,
+        row,
+        column,
+        PATCH_PX,
+        steps,
     )
     parts = shares(contributions)
     box = [v // scale for v in begin], -(-PATCH_PX // scale)
-    strip = drawn(clip, contributions, parts, asked, box)
-    return Explanation(dict(enumerate(parts, first)), strip)
+    strip = drawn(place.clip, contributions, parts, place.asked, box)
+    return Explanation(dict(enumerate(parts, place.first)), strip)
 
 
 def picture_of(network: Network, clip: Tensor, index: int) -> Tensor:
@@ -153,12 +181,16 @@ def write(picture: Tensor, text: str, x: int, y: int) -> None:
         part[:, points[:, : part.shape[2]]] = 0
 
 
-def save(strip: Tensor, target: Path, *, overwrite: bool) -> None:
-    """As PNG; OutputError where it cannot be, or where a file is there already."""
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Before the work: UsageError where it is no PNG, OutputError where a file is there already."""
     if target.suffix.lower() != ".png":
         raise UsageError(f"{target}: the strip is a PNG; give it a name that ends so")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; give --overwrite, or another name with -o")
+
+
+def save(strip: Tensor, target: Path) -> None:
+    """As PNG; OutputError where it cannot be."""
     planes = [np.ascontiguousarray(plane) for plane in strip.numpy()]
     rgb = Colour("gbr", full_range=True)
     coding = PictureCoding("png", "rgb24", {"pred": "paeth"}, PixelFormat("rgb", 8), rgb)

@@ -37,11 +37,15 @@ def list_models(as_json: bool) -> None:
     print("\nvrestore models show NAME | get NAME (fetch it) | path NAME (where it lies)")
 
 
-def show(name: str) -> None:
+def show(name: str, as_json: bool) -> None:
     """All that is known of one model."""
+    known = facts(find(name))
+    if as_json:
+        print(json.dumps(known))
+        return
     width = max(60, shutil.get_terminal_size().columns - 14)
-    for key, value in facts(find(name)).items():
-        if value not in (None, "", {}):
+    for key, value in known.items():
+        if value not in (None, ""):
             lines = textwrap.wrap(str(value), width, break_long_words=False) or [""]
             print(f"{key:12}  " + ("\n" + " " * 14).join(lines))
 
@@ -68,24 +72,23 @@ def facts(entry: Entry) -> dict[str, Any]:
 
 
 def get(name: str, *, offline: bool, display: Silence) -> None:
-    """Fetch a model's weights, or see that they are here and whole; print their path."""
-    entry = find(name)
-    if not entry.is_here:
-        display.fetching(entry)
-    path = obtain(entry, offline=offline, progress=display.fetched)
-    display.close()
-    print(path or f"{entry.name} needs no weights")
+    """Fetch a model's weights in the user's sight, or see that they are here and whole."""
+    try:
+        obtain(find(name), offline=offline, announce=display.fetching, progress=display.fetched)
+    finally:
+        display.close()
 
 
-def path_of(name: str) -> None:
+def path_of(name: str, as_json: bool) -> None:
     """Print where a model's weights lie, or would."""
     entry = find(name)
-    print(entry.path or f"{entry.name} needs no weights")
+    if as_json:
+        print(json.dumps({"name": entry.name, "path": facts(entry)["path"]}))
+    else:
+        print(entry.path or f"{entry.name} needs no weights")
 
 
 def at_hand(name: str, *, offline: bool, display: Silence) -> None:
-    """Before a run: what the model needs is fetched, in the user's sight."""
-    if not is_checkpoint(name) and not (entry := find(name)).is_here:
-        display.fetching(entry)
-        obtain(entry, offline=offline, progress=display.fetched)
-        display.close()
+    """Before a run: what the model needs is fetched."""
+    if not is_checkpoint(name) and not find(name).is_here:
+        get(name, offline=offline, display=display)

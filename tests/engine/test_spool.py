@@ -1,6 +1,7 @@
 """Frames on disk: read again as they were, gone with the process."""
 
 import errno
+import io
 
 import pytest
 import torch
@@ -48,17 +49,20 @@ def test_a_full_disk_is_said_with_what_to_do(tmp_path):
     with Spool(tmp_path) as spool:
         spool.append(item(0))
 
-        class Full:
-            def seek(self, place):
-                pass
+        class Full(io.RawIOBase):
+            def writable(self):
+                return True
+
+            def seekable(self):
+                return True
+
+            def seek(self, place, whence=0):
+                return place
 
             def write(self, data):
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-            def close(self):
-                pass
-
         spool._file.close()
-        spool._file = Full()
+        spool._file = io.BufferedWriter(Full(), 1 << 20)  # which keeps back all that it can
         with pytest.raises(OutputError, match=r"No space left.*--propagation lookahead"):
             spool.append(item(1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
+import pathlib
 import pickle
 import re
 import sys
@@ -66,6 +68,7 @@ def mmagic(state: State) -> State:
 LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "params": lambda s: {"params": s},
     "params_ema before params": lambda s: {"params": zeros(s), "params_ema": s},
+    "params_ema that is empty": lambda s: {"params": s, "params_ema": {}},
     "empty beside": lambda s: {"params": s, "iter": 5, "best": None},
     "bare": lambda s: s,
     "bare with counters": lambda s: {**s, "step_counter": torch.zeros(1)},
@@ -232,6 +235,10 @@ def message_hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("mmengine", "mmengine.logging", module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
     hub = kind()
+    config = type("ConfigDict", (dict,), {"__module__": module.__name__})
+    module.__dict__["ConfigDict"] = config
+    hub.config = config(model=config(type="BasicVSR"), where=pathlib.PurePosixPath("work"))
+    hub.when = [datetime.datetime(2026, 1, 1), torch.__version__]
     hub.history = {
         "loss": np.arange(3.0),
         "last": np.float64(0.5),

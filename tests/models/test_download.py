@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
+import io
+import json
 import os
 import re
 import subprocess
@@ -14,10 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from films import film
+from networks import small_realbasicvsr
 
 from vrestore.cli import main
 from vrestore.errors import ModelError, OutputError
 from vrestore.models import catalogue
+from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.download import Remote, fetch, models_folder
 
 CONTENT = os.urandom(700_000)
@@ -35,6 +41,7 @@ class Server:
     status: int = 200
     kind: str = "application/octet-stream"
     ranges: bool = True
+    length: str | None = None
     delay: threading.Event | None = None
     asked: list[str | None] = field(default_factory=list)
 
@@ -66,7 +73,7 @@ def server() -> Iterator[Server]:
                 end = len(config.content)
                 self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
             self.send_header("Content-Type", config.kind)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", config.length or str(len(body)))
             self.end_headers()
             if config.break_after is not None and config.breaks:
                 config.breaks -= 1
@@ -156,7 +163,8 @@ def test_a_refusal_names_the_file_its_hash_and_its_place(server, tmp_path, statu
     with pytest.raises(ModelError) as caught:
         fetch(server.remote(), tmp_path)
     message = str(caught.value)
-    for part in (str(status), server.url, SHA256, str(tmp_path / server.remote().file)):
+    page = "https://example.org/models"
+    for part in (str(status), server.url, SHA256, page, str(tmp_path / server.remote().file)):
         assert part in message
     assert len(server.asked) == times
     assert names(tmp_path) == []
@@ -167,6 +175,25 @@ def test_a_page_instead_of_the_file_is_told_apart(server, tmp_path):
     with pytest.raises(ModelError, match="sends a page and not the file"):
         fetch(server.remote(), tmp_path)
     assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_not_taken_for_the_networks_fault(server, tmp_path, monkeypatch):
+    class Full(io.RawIOBase):
+        name = "weights.part"
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Full())
+    with pytest.raises(OutputError, match=r"weights\.part: cannot be written: No space left"):
+        fetch(server.remote(), tmp_path)
+    assert server.asked == [None]
+
+
+def test_headers_that_make_no_sense_are_the_servers_fault(server, tmp_path):
+    server.length = "abc"
+    with pytest.raises(ModelError, match="cannot be fetched from"):
+        fetch(server.remote(), tmp_path)
 
 
 def test_without_a_network_the_message_says_what_to_do_by_hand(tmp_path):
@@ -239,6 +266,9 @@ def test_get_shows_the_licence_fetches_and_prints_the_path(shelf, capsys):
     assert "non-commercial research only" in err
     assert main(["models", "path", "ours"]) == 0
     assert capsys.readouterr().out == out
+    for action in ("show", "get", "path"):
+        assert main(["models", action, "ours", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["path"] == out.strip()
     assert main(["models", "get", shelf.remote.file, "--offline"]) == 0
     assert "research" not in capsys.readouterr().err
 
@@ -257,12 +287,30 @@ def test_the_list_says_what_is_here(shelf, capsys):
 
 def test_a_run_fetches_what_it_needs_unless_offline(shelf, server, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "clip.mp4").write_bytes(b"")
+    assert main(["clip.mp4", "-n", "ours"]) == 3
+    film(tmp_path / "clip.mp4", 1)
     assert main(["clip.mp4", "-n", "ours", "--offline"]) == 4
     assert server.asked == []
+    assert "research" not in capsys.readouterr().err
     main(["clip.mp4", "-n", "ours"])
     assert "non-commercial research only" in capsys.readouterr().err
     assert server.asked == [None]
+
+
+def test_from_python_the_licence_goes_to_the_log(shelf, caplog):
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        catalogue.load_model("ours")
+    assert "non-commercial research only" in caplog.text
+
+
+def test_a_published_file_is_known_by_its_name_wherever_it_lies(tmp_path):
+    entry = catalogue.find("realbasicvsr")
+    path = tmp_path / entry.remote.file
+    save_network(small_realbasicvsr(), path, {})
+    assert load_network(path).dynamic_refine_thres == 5
+    assert catalogue.load_model(str(path)).dynamic_refine_thres == 5
+    assert load_network(path, dynamic_refine_thres=7).dynamic_refine_thres == 7
+    assert load_network(path.rename(tmp_path / "other.pth")).dynamic_refine_thres == 255
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from golden import assert_equals_golden, golden_case, in_container
 from networks import moving_clip, small_edvr
 
 from vrestore import Restorer
-from vrestore.models.checkpoint import load_network
+from vrestore.errors import ModelError
+from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.edvr import EDVR
 from vrestore.models.temporal import neighbours
 
@@ -89,6 +90,16 @@ def test_any_frame_size_works(size, hr_in):
     out = net(torch.rand(1, 5, 3, *size))
     assert out.shape == (1, 3, size[0] * net.scale, size[1] * net.scale)
     assert out.isfinite().all()
+
+
+def test_what_cannot_be_the_reference_frame_is_refused(tmp_path):
+    save_network(small_edvr(), tmp_path / "edvr.safetensors", {})
+    for wrong in (7, -1, "a"):
+        with pytest.raises(ModelError, match=r"center_frame_idx|sizes cannot"):
+            load_network(tmp_path / "edvr.safetensors", center_frame_idx=wrong)
+    assert load_network(tmp_path / "edvr.safetensors", border="replicate").border == "replicate"
+    with pytest.raises(ModelError, match="holds a EDVR, which has no stride"):
+        load_network(tmp_path / "edvr.safetensors", stride=2)
 
 
 def test_the_border_does_not_change_what_is_far_from_it():

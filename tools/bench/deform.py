@@ -14,7 +14,7 @@ from table import show
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.models.deform import Pair, foreign_kernel, plain_kernel
+from vrestore.models.deform import Pair, foreign_kernels, plain_kernel
 
 SHAPES = {"EDVR": (64, 8), "BasicVSR++": (128, 16)}  # input features, deformable groups
 ONE = (1, 1)
@@ -41,9 +41,10 @@ def main() -> None:
             "plain": lambda i=inputs: plain_kernel(*i, None, ONE, ONE, ONE, 1),
             "gather": lambda i=inputs: gathered(*i, ONE, ONE),
         }
-        foreign = foreign_kernel()
-        if foreign is not None:
-            forms[foreign.__name__] = lambda i=inputs, f=foreign: f(*i, None, ONE, ONE, ONE, 1)
+        for foreign in foreign_kernels():
+            forms[getattr(foreign, "__name__", "foreign")] = lambda i=inputs, f=foreign: f(
+                *i, None, ONE, ONE, ONE, 1
+            )
         truth = forms["plain"]().detach()
         best = {form: [float("inf")] * 2 for form in forms}
         for _ in range(args.rounds + 1):  # by turns; the best of each

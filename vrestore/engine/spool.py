@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,7 @@ class Spool:
             for tensor in item:
                 flat = tensor.detach().cpu().contiguous().reshape(-1)
                 self._file.write(flat.view(torch.uint8).numpy().data)
+            self._file.flush()  # here, and not when the file is closed, is the place for an error
         except OSError as error:
             raise OutputError(
                 f"{self.folder or tempfile.gettempdir()}: frames that are to be read again cannot "
@@ -63,7 +65,8 @@ class Spool:
 
     def close(self) -> None:
         """Give the room back."""
-        self._file.close()
+        with suppress(OSError):  # of what could not be written, and was told
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 ::
 
     shot       . . . . . . . . . . . . .
-    window             [- - c - -]             the ring: never more frames than one window
+    window             [- - c - -]             the ring: no more frames than one window
     restored   ~~~~~~~~~~~~~~~>
 """
 
@@ -32,7 +32,7 @@ class Window(Generic[T]):
 
 
 def windows(items: Iterable[T], before: int, after: int, border: Border) -> Iterator[Window[T]]:
-    """A window round every item of a shot; at most ``before + 1 + after`` are held.
+    """A window round every item of a shot; ``before + 1 + after`` are held, and the one that comes.
 
     ``last`` is true of the shot's last item alone where ``after`` is not 0.
     """
@@ -59,4 +59,6 @@ def slide(run: InPrecision, net: WindowNetwork, frames: Iterable[Tensor]) -> Ite
     """Restore one shot: frames ``(N, 3, H, W)`` in, ``(N, 3, sH, sW)`` out, one for one."""
     features = (run.features(frame) for frame in frames)
     for window in windows(features, net.before, net.after, net.border):
-        yield run.fuse(window.items)
+        out = run.fuse(window.items)
+        del window
+        yield out

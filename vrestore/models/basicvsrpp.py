@@ -51,7 +51,7 @@ class SecondOrderDeformableAlignment(nn.Module):
         """
         out = self.conv_offset(torch.cat((condition, flow1, flow2), 1))
         dy_dx_first, dy_dx_second, mask = out.chunk(3, 1)
-        residue = torch.tanh(torch.cat((dy_dx_first, dy_dx_second), 1)).float()
+        residue = torch.tanh(torch.cat((dy_dx_first, dy_dx_second), 1).float())
         first, second = (self.max_residue_magnitude * residue).chunk(2, 1)
         # Half of the groups look at the first state. Offsets are (y, x), flows (x, y).
         points = first.shape[1] // 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ from vrestore.models.published import PUBLISHED
 
 if TYPE_CHECKING:
     from vrestore.models.temporal import Network
+
+log = logging.getLogger("vrestore")
 
 CATALOGUE: tuple[Entry, ...] = (
     Entry(
@@ -71,10 +75,19 @@ def find(name: str) -> Entry:
 
 
 def obtain(
-    entry: Entry, *, offline: bool = False, progress: ProgressBytes | None = None
+    entry: Entry,
+    *,
+    offline: bool = False,
+    announce: Callable[[Entry], None] | None = None,
+    progress: ProgressBytes | None = None,
 ) -> Path | None:
-    """The file of the entry's weights, fetched and checked if need be; None: it needs none."""
+    """The file of the entry's weights, fetched and checked if need be; None: it needs none.
+
+    ``announce`` is called before anything is fetched and must show the licence; None: to the log.
+    """
     if entry.remote:
+        if not (entry.is_here or offline or entry.remote.url is None):
+            (announce or _log_licence)(entry)
         return fetch(entry.remote, models_folder(), offline=offline, progress=progress)
     if not entry.is_here:
         raise ModelError(
@@ -82,6 +95,10 @@ def obtain(
             "give a checkpoint's path with --weights"
         )
     return entry.path
+
+
+def _log_licence(entry: Entry) -> None:
+    log.warning("%s is fetched; its licence: %s", entry.name, entry.licence)
 
 
 def load_model(name: str, weights: Path | None = None, *, offline: bool = False) -> Network:

@@ -10,6 +10,7 @@ import inspect
 import os
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR, EDVRFeatureExtractor
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layouts import basicsr_name
+from vrestore.models.published import told_of
 from vrestore.models.realbasicvsr import RealBasicVSR
 from vrestore.models.shapes import Architecture, Shapes
 from vrestore.models.spynet import SPyNet
@@ -40,7 +42,10 @@ _COUNTERS = {"step_counter", "steps"}  # training state that mmediting and mmeng
 
 # What training frameworks leave beside the weights. Such objects are never made, nor their code
 # imported: empty ones take their places.
-_INERT = ("mmcv.", "mmengine.", "mmedit.", "mmagic.", "numpy.", "omegaconf.", "argparse.Namespace")
+_INERT = (
+    *("mmcv.", "mmengine.", "mmedit.", "mmagic.", "numpy.", "omegaconf.", "argparse.Namespace"),
+    *("datetime.", "pathlib.", "torch.torch_version."),
+)
 _MOST_INERT = 100
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -57,11 +62,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 def load_network(path: str | Path, **told: Any) -> Network:
     """The restoring network in a checkpoint: eval mode, float32, CPU, no gradients.
 
-    Sizes are read off the weights; ``told``: constructor arguments that no shape tells, where they
-    are not the published ones (EDVR's ``center_frame_idx``, say). Raises ``ModelError`` for a file
-    that is missing, damaged, unknown, incomplete, not finite, or that asks for code to be run.
+    Sizes are read off the weights. ``told``: constructor arguments that no shape tells (EDVR's
+    ``center_frame_idx``, say); a published file is known by its name, others get the published
+    defaults. Raises ``ModelError`` for a file that is missing, damaged, unknown, incomplete, not
+    finite, or that asks for code to be run.
     """
-    net = load_module(path, **told)
+    net = load_module(path, **(told_of(Path(path).name) | told))
     if not isinstance(net, FrameNetwork | WindowNetwork | RecurrentNetwork):
         raise ModelError(
             f"{path}: holds a {type(net).__name__} alone, which is a part of restoring networks "
@@ -84,7 +90,7 @@ def load_module(path: str | Path, **told: Any) -> nn.Module:
         arguments = architecture.sizes(Shapes(state)) | told
         with torch.device("meta"):  # no time and no random numbers spent on initial values
             net = architecture(**arguments)
-    except (LookupError, ArithmeticError, ValueError, RuntimeError) as error:
+    except (LookupError, ArithmeticError, ValueError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"{path}: looks like {_name(architecture)}, but its sizes cannot be read off "
             f"{error.args[0] if error.args else error}; the file is damaged or of another network"
@@ -156,8 +162,9 @@ def _pickled(path: Path) -> object:
 class _Inert:
     """Stands for an object of a training framework: takes what it is given, and does nothing."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return super().__new__(cls)
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        # Many of them are dictionaries, and torch fills only those of exactly its own kinds.
+        return super().__new__(cls) if cls.__module__.startswith("numpy") else OrderedDict()
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -170,9 +177,9 @@ def _unwrapped(content: object, path: Path) -> State:
     """The network's own tensors, out of their container and without prefixes."""
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    inner = (content[key] for key in _CONTAINERS if isinstance(content.get(key), dict))
-    held: dict[Any, Any] = next(inner, content)
-    state = {_WRAPPERS.sub("", str(k)): v for k, v in held.items() if isinstance(v, Tensor)}
+    inner = (held for key in _CONTAINERS if isinstance(held := content.get(key), dict) and held)
+    found: dict[Any, Any] = next(inner, content)
+    state = {_WRAPPERS.sub("", str(k)): v for k, v in found.items() if isinstance(v, Tensor)}
     for owner in _OWNERS:
         owned = {k.removeprefix(owner): v for k, v in state.items() if k.startswith(owner)}
         if owned:
@@ -180,7 +187,9 @@ def _unwrapped(content: object, path: Path) -> State:
             break
     state = {key: value for key, value in state.items() if key not in _COUNTERS}
     if not state:
-        raise ModelError(f"{path}: holds no weights; at its top are {_first(held, 5) or 'no keys'}")
+        raise ModelError(
+            f"{path}: holds no weights; at its top are {_first(found, 5) or 'no keys'}"
+        )
     return state
 
 

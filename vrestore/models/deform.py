@@ -1,12 +1,14 @@
 """Modulated deformable convolution: every kernel point looks where its offset points.
 
-In plain torch, the sampling done by ``grid_sample``; it runs and learns wherever torch does. On a
-GPU torchvision's or mmcv's fused kernel takes its place where one of them is installed.
+In plain torch, the sampling done by ``grid_sample``; it runs and learns wherever torch does.
+torchvision's or mmcv's fused kernel takes its place where one is installed and faster.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -37,10 +39,9 @@ def modulated_deform_conv(
     the sample. ``weight``: ``(C', C/groups, kh, kw)``. Returns ``(N, C', H', W')``. Beyond the
     picture lies zero. Coordinates are float32 (or float64) whatever the type of ``x``.
     """
-    kernel = foreign_kernel() if x.is_cuda else None
-    run = kernel or plain_kernel
+    kernel = plain_kernel if x.dtype == torch.float64 else fastest_kernel(x.device)
     pairs = _pair(stride), _pair(padding), _pair(dilation)
-    return run(x, offset, mask, weight, bias, *pairs, groups)
+    return kernel(x, offset, mask, weight, bias, *pairs, groups)
 
 
 def plain_kernel(
@@ -92,13 +93,34 @@ def plain_kernel(
 
 
 @cache
-def foreign_kernel() -> Kernel | None:
-    """torchvision's fused kernel, else mmcv's, else None: whichever is installed."""
-    try:
+def fastest_kernel(device: torch.device) -> Kernel:
+    """Of the plain form and of an installed fused one, what is faster on the device; timed once."""
+    candidates = [plain_kernel, *foreign_kernels()]
+    if len(candidates) == 1:
+        return plain_kernel
+    g = torch.Generator().manual_seed(0)
+    x, offset = torch.rand(1, 64, 64, 64, generator=g), torch.rand(1, 144, 64, 64, generator=g)
+    mask, weight = offset[:, :72], torch.rand(64, 64, 3, 3, generator=g)
+    x, offset, mask, weight = (t.to(device) for t in (x, offset, mask, weight))
+    one = (1, 1)
+    best = dict.fromkeys(candidates, float("inf"))
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for _ in range(3):
+            for kernel in candidates:
+                start = time.perf_counter()
+                try:
+                    float(kernel(x, offset, mask, weight, None, one, one, one, 1).sum())
+                except Exception:  # built for another torch, or without this kind of device
+                    continue
+                best[kernel] = min(best[kernel], time.perf_counter() - start)
+    return min(candidates, key=best.__getitem__)
+
+
+def foreign_kernels() -> list[Kernel]:
+    """torchvision's and mmcv's fused kernels, as far as they are installed and can be imported."""
+    found: list[Kernel] = []
+    with suppress(Exception):  # a torchvision for another torch raises RuntimeError
         from torchvision.ops import deform_conv2d
-    except ImportError:
-        pass
-    else:
 
         def torchvision_kernel(
             x: Tensor,
@@ -111,36 +133,34 @@ def foreign_kernel() -> Kernel | None:
             dilation: Pair,
             groups: int,
         ) -> Tensor:
-            kind = weight.dtype
-            x, offset, mask = (t.to(kind) for t in (x, offset, mask))
+            x, offset, mask = (t.to(weight.dtype) for t in (x, offset, mask))
             out: Tensor = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
             return out
 
-        return torchvision_kernel
-    try:
+        found.append(torchvision_kernel)
+    with suppress(Exception):
         from mmcv.ops import modulated_deform_conv2d
-    except ImportError:
-        return None
 
-    def mmcv_kernel(
-        x: Tensor,
-        offset: Tensor,
-        mask: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
-    ) -> Tensor:
-        deform_groups = mask.shape[1] // (weight.shape[2] * weight.shape[3])
-        x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
-        out: Tensor = modulated_deform_conv2d(
-            x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
-        )
-        return out
+        def mmcv_kernel(
+            x: Tensor,
+            offset: Tensor,
+            mask: Tensor,
+            weight: Tensor,
+            bias: Tensor | None,
+            stride: Pair,
+            padding: Pair,
+            dilation: Pair,
+            groups: int,
+        ) -> Tensor:
+            deform_groups = mask.shape[1] // (weight.shape[2] * weight.shape[3])
+            x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
+            out: Tensor = modulated_deform_conv2d(
+                x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+            )
+            return out
 
-    return mmcv_kernel
+        found.append(mmcv_kernel)
+    return found
 
 
 def _bands(rows: int, row_bytes: int) -> Iterator[Pair]:

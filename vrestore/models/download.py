@@ -72,19 +72,21 @@ def fetch(
             part = folder / f"{remote.file}.part"
             for attempt in range(ATTEMPTS):
                 try:
-                    _go_on(remote, remote.url, part, progress)
+                    _go_on(remote, remote.url, part, target, progress)
                     break
-                except (OSError, HTTPException) as error:
+                except (OSError, HTTPException, ValueError) as error:
                     _explain(error, remote, target, last=attempt + 1 == ATTEMPTS)
-            _checked(part, remote)
+            _checked(part, remote, target)
             os.replace(part, target)
     except OSError as error:
         raise OutputError(f"{folder}: weights cannot be kept there: {error.strerror}") from error
     return target
 
 
-def _go_on(remote: Remote, url: str, part: Path, progress: ProgressBytes | None) -> None:
-    """Add to the part what is missing. OSError or HTTPException: the connection's troubles."""
+def _go_on(
+    remote: Remote, url: str, part: Path, target: Path, progress: ProgressBytes | None
+) -> None:
+    """Add to the part what is missing. OSError, HTTPException, ValueError: the connection's."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "vrestore"})
     if have:
@@ -102,7 +104,7 @@ def _go_on(remote: Remote, url: str, part: Path, progress: ProgressBytes | None)
             raise HTTPException("the server goes on at another place than it was asked to")
         if reply.headers.get_content_type() == "text/html":
             raise ModelError(
-                f"{url}: the server sends a page and not the file; get it from {remote.page}"
+                f"{url}: the server sends a page and not the file; {_by_hand(target, remote)}"
             )
         start = have if goes_on else 0
         length = reply.headers.get("Content-Length")
@@ -121,7 +123,10 @@ def _copy(
     progress: ProgressBytes | None,
 ) -> int:
     while block := reply.read(BLOCK_BYTES):
-        file.write(block)
+        try:
+            file.write(block)
+        except OSError as error:
+            raise OutputError(f"{file.name}: cannot be written: {error.strerror}") from error
         done += len(block)
         if progress:
             progress(done, total)
@@ -134,7 +139,7 @@ def _first_byte(reply: HTTPResponse) -> int | None:
     return int(span) if span.isdigit() else None
 
 
-def _checked(path: Path, remote: Remote) -> Path:
+def _checked(path: Path, remote: Remote, target: Path | None = None) -> Path:
     """``path`` if it is the file. ModelError: it is not, and a part of ours is removed."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -145,11 +150,11 @@ def _checked(path: Path, remote: Remote) -> Path:
     if remote.size_bytes is not None:
         expected = f"{remote.size_bytes} bytes, {expected}"
     found = f"{size} bytes, sha256 {digest}"
-    if path.suffix == ".part":
+    if target:
         path.unlink()
         raise ModelError(
             f"{remote.url}: sent another file than the published {remote.file}: {found} and not "
-            f"{expected}; nothing was kept. Try again, or get it from {remote.page}"
+            f"{expected}; nothing was kept. Try again, or {_by_hand(target, remote)}"
         )
     raise ModelError(
         f"{path}: is not the published {remote.file}: {found} and not {expected}; remove it, and "
@@ -157,7 +162,7 @@ def _checked(path: Path, remote: Remote) -> Path:
     )
 
 
-def _explain(error: OSError | HTTPException, remote: Remote, target: Path, *, last: bool) -> None:
+def _explain(error: Exception, remote: Remote, target: Path, *, last: bool) -> None:
     """Return where another attempt may help; else raise what a user can do."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
@@ -181,6 +186,6 @@ def _explain(error: OSError | HTTPException, remote: Remote, target: Path, *, la
 def _by_hand(target: Path, remote: Remote) -> str:
     digits = "" if len(remote.sha256) == 64 else ", first digits"
     return (
-        f"get {remote.file} from {remote.url or remote.page} (sha256{digits}: {remote.sha256}) and "
+        f"get {remote.file} from {remote.page} (sha256{digits}: {remote.sha256}) and "
         f"put it at {target}, or give a checkpoint with --weights"
     )

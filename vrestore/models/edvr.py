@@ -34,7 +34,10 @@ class DCNv2Pack(nn.Module):
         nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, feat: Tensor) -> Tensor:
-        """``x`` convolved where ``feat`` says, both ``(N, C, H, W)``."""
+        """``x`` convolved where ``feat`` says, both ``(N, C, H, W)``.
+
+        In half precision the offsets are halves as well, of 1/16 px or so; places are float32.
+        """
         first, second, mask = self.conv_offset(feat).chunk(3, 1)
         offset = torch.cat((first, second), 1)
         weights = self.weight, self.bias
@@ -177,6 +180,8 @@ class EDVRFeatureExtractor(nn.Module):
     ) -> None:
         super().__init__()
         self.center_frame_idx = num_frame // 2 if center_frame_idx is None else center_frame_idx
+        if not 0 <= self.center_frame_idx < num_frame:
+            raise ValueError(f"center_frame_idx {center_frame_idx}: there are {num_frame} frames")
         self.hr_in, self.with_predeblur, self.with_tsa = hr_in, with_predeblur, with_tsa
         if with_predeblur:
             self.predeblur = PredeblurModule(num_in_ch, num_feat, hr_in)
@@ -248,8 +253,9 @@ class EDVR(EDVRFeatureExtractor, WindowNetwork):
 
     Wang et al., CVPR workshops 2019 (arXiv 1905.02716), fig. 2. Published sizes: M (64 features, 10
     reconstruction blocks), L (128, 40). ``hr_in``: input and output of one size (deblurring).
-    ``border``: the super-resolution models were tested with ``reflection_circle``, those for blur
-    with ``replicate``.
+    ``border``: None takes what the published models were tested with: ``reflection_circle`` for
+    super-resolution, ``replicate`` where there is a predeblur module (a second stage for blurred
+    input must be told).
     """
 
     def __init__(
@@ -265,6 +271,7 @@ class EDVR(EDVRFeatureExtractor, WindowNetwork):
         hr_in: bool = False,
         with_predeblur: bool = False,
         with_tsa: bool = True,
+        border: Border | None = None,
     ) -> None:
         super().__init__(
             num_in_ch,
@@ -280,7 +287,7 @@ class EDVR(EDVRFeatureExtractor, WindowNetwork):
         self.scale = 1 if hr_in else 4
         self.before = self.center_frame_idx
         self.after = num_frame - 1 - self.center_frame_idx
-        self.border: Border = "replicate" if with_predeblur else "reflection_circle"
+        self.border = border or ("replicate" if with_predeblur else "reflection_circle")
         self.reconstruction = residual_blocks(num_feat, num_reconstruct_block)
         self.upconv1 = nn.Conv2d(num_feat, num_feat * 4, 3, 1, 1)
         self.upconv2 = nn.Conv2d(num_feat, 64 * 4, 3, 1, 1)

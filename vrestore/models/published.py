@@ -5,14 +5,13 @@ Published figures: PSNR in dB and SSIM, no crop; RGB on REDS4, Y elsewhere.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vrestore.models.download import Remote
 from vrestore.models.entry import Entry
 
 APACHE = "Apache-2.0"
-SPYNET = (
-    "Apache-2.0 as published; its flow part descends from SPyNet, which its authors allow for "
-    "non-commercial research only"
-)
+SPYNET = "Apache-2.0 as published; flow part from SPyNet, for non-commercial research only"
 MMAGIC = "https://download.openmmlab.com/mmediting/restorers/"
 MMAGIC_PAGE = "https://github.com/open-mmlab/mmagic"
 BASICSR_PAGE = "https://github.com/XPixelGroup/BasicSR/blob/master/docs/ModelZoo.md"
@@ -78,11 +77,11 @@ PUBLISHED: tuple[Entry, ...] = (
               _mmagic("iconvsr/iconvsr_vimeo90k_bi_20210413-7c7418dc.pth"), "IconVSR"),
     _basicvsr("iconvsr-vimeo-bd", VIMEO_BD, "Vimeo-90K-T 37.7573/0.9517",
               _mmagic("iconvsr/iconvsr_vimeo90k_bd_20210414-5f38cb34.pth"), "IconVSR"),
-    _basicvsr("iconvsr-reds4-basicsr", REDS, "", _drive(
+    _basicvsr("iconvsr-reds4-basicsr", REDS, "REDS4 31.6926/0.8951", _drive(
         "IconVSR_REDS-aaa5367f.pth", "1b8ir754uIAFUSJ8YW_cmPzqer19AR7Hz"), "IconVSR"),
-    _basicvsr("iconvsr-vimeo-bi-basicsr", VIMEO_BI, "", _drive(
+    _basicvsr("iconvsr-vimeo-bi-basicsr", VIMEO_BI, "Vimeo-90K-T 37.3729/0.9467", _drive(
         "IconVSR_Vimeo90K_BIx4-35fec07c.pth", "1lWUB36ERjFbAspr-8UsopJ6xwOuWjh2g"), "IconVSR"),
-    _basicvsr("iconvsr-vimeo-bd-basicsr", VIMEO_BD, "", _drive(
+    _basicvsr("iconvsr-vimeo-bd-basicsr", VIMEO_BD, "Vimeo-90K-T 37.7573/0.9517", _drive(
         "IconVSR_Vimeo90K_BDx4-cfcb7e00.pth", "13lp55s-YTd-fApx8tTy24bbHsNIGXdAH"), "IconVSR"),
     _basicvsr("basicvsrpp-reds4", REDS, "REDS4 32.3855/0.9069", _mmagic(
         "basicvsr_plusplus/basicvsr_plusplus_c64n7_8x1_600k_reds4_20210217-db622b2f.pth"),
@@ -148,3 +147,9 @@ PUBLISHED: tuple[Entry, ...] = (
           _mmagic("edvr/edvrl_wotsa_c128b40_8x8_lr2e-4_600k_reds4_20211228-d895a769.pth")),
 )
 # fmt: on
+
+
+def told_of(file: str) -> dict[str, Any]:
+    """What a published file's shapes do not tell, by its name; nothing for any other file."""
+    entries = (entry for entry in PUBLISHED if entry.remote and entry.remote.file == file)
+    return dict(next((entry.told for entry in entries), {}))

@@ -183,6 +183,8 @@ class RecurrentNetwork(nn.Module, ABC):
     def forward(self, clip: Tensor) -> Tensor:
         """A whole shot: ``(T, 3, H, W)`` or ``(N, T, 3, H, W)`` in, the same form out, restored."""
         frames = clip.unsqueeze(0).unbind(1) if clip.dim() == 4 else clip.unbind(1)
+        if not frames:
+            raise ValueError("a clip of no frames")
         shot, last = self.survey(frames), len(frames) - 1
         encoded = []
         for i in range(len(frames)):
