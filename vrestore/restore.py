@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,10 @@ def restore(
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
             return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
 
-        def entering(shot: Iterator[tuple[Frame, Tensor]]) -> Iterator[Tensor]:
+        def entering(shot: Iterator[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Tensor]]:
             for frame, rgb in shot:
                 in_flight.append((frame.pts, frame.duration))
-                yield rgb
-
-        def kept(shot: Iterator[tuple[Frame, Tensor]], spool: Spool) -> Again[Tensor]:
-            for frame, _ in shot:
-                in_flight.append((frame.pts, frame.duration))
-                spool.append([torch.from_numpy(plane) for plane in frame.planes])
-            return Again(spool, to_rgb)
+                yield frame, rgb
 
         with (
             closing(prefetch(reader, FRAMES_AHEAD)) as frames,
@@ -92,9 +86,9 @@ def restore(
         ):
             for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
-                with spool_beside(target) if restorer.reads_again else nullcontext() as spool:
-                    stream = entering(shot) if spool is None else kept(shot, spool)
-                    for rgb in restorer.stream(stream):
+                again = to_rgb if restorer.reads_again else None
+                with pictures_of(entering(shot), again, target.parent) as pictures:
+                    for rgb in restorer.stream(pictures):
                         if scale != restorer.scale:
                             rgb = resize(rgb, height, width)
                         planes = tuple(plane.cpu().numpy() for plane in from_rgb(rgb))
@@ -139,9 +133,23 @@ def load_restorer(options: RestoreOptions) -> Restorer:
     )
 
 
-def spool_beside(target: Path) -> Spool:
-    """Room for frames where the output grows: there is space there, and /tmp is often memory."""
-    return Spool(target.parent if target.parent.is_dir() else None)
+@contextmanager
+def pictures_of(
+    shot: Iterable[tuple[Frame, Tensor]],
+    to_rgb: Callable[[Sequence[Tensor]], Tensor] | None,
+    folder: Path,
+) -> Iterator[Iterable[Tensor]]:
+    """A shot's pictures one by one; ``to_rgb`` given, to be read again: from its frames as stored.
+
+    Those are kept where the output grows: there is room, and /tmp is often memory.
+    """
+    if to_rgb is None:
+        yield (rgb for _, rgb in shot)
+        return
+    with Spool(folder if folder.is_dir() else None) as spool:
+        for frame, _ in shot:
+            spool.append([torch.from_numpy(plane) for plane in frame.planes])
+        yield Again(spool, to_rgb)
 
 
 def picture_of(item: tuple[Frame, Tensor]) -> Tensor:

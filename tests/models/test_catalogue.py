@@ -28,6 +28,7 @@ def test_every_entry_whose_weights_are_here_builds_what_it_says(entry) -> None: 
         pytest.skip("its weights are not on this machine")
     net = load_model(entry.name)
     assert net.scale == entry.scale
+    assert sum(p.numel() for p in net.parameters()) == entry.parameters
     assert not net.training
     assert net(torch.rand(1, 3, 8, 10)).shape == (1, 3, 8 * entry.scale, 10 * entry.scale)
 

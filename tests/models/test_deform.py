@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from golden import shared_file
 from torch.nn import functional as F
 
 from vrestore.models import deform
-from vrestore.models.deform import modulated_deform_conv
+from vrestore.models.deform import modulated_deform_conv, plain_kernel
 
 CASES = ["base", "dg2_far", "stride2", "dil2_group2", "rect", "aniso", "k1"]
 INPUTS = ("x", "offset", "mask", "weight", "bias")
@@ -83,6 +84,28 @@ def test_whole_offsets_move_the_picture():
     expected = F.conv2d(moved, z["weight"], z["bias"], padding=1)[:, :, 1:-1, 1:-1]
     y = modulated_deform_conv(**z, padding=1)
     torch.testing.assert_close(y[:, :, 1:-1, 1:-1], expected)
+
+
+def test_an_installed_kernel_is_taken_where_it_is_faster_and_works(monkeypatch):
+    def broken(*args):
+        raise RuntimeError("operator torchvision::deform_conv2d does not exist")
+
+    def slow(*args):
+        time.sleep(0.2)
+        return plain_kernel(*args)
+
+    def fast(x, *args):
+        return x.new_zeros(1)
+
+    for installed, expected in (
+        ([], plain_kernel), ([broken], plain_kernel), ([slow], plain_kernel),
+        ([broken, slow, fast], fast),
+    ):  # fmt: skip
+        monkeypatch.setattr(deform, "foreign_kernels", lambda found=installed: found)
+        deform.fastest_kernel.cache_clear()
+        assert deform.fastest_kernel(torch.device("cpu")) is expected
+    monkeypatch.undo()
+    deform.fastest_kernel.cache_clear()
 
 
 @pytest.mark.mmcv

@@ -14,10 +14,9 @@ from table import show
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.models.deform import Pair, foreign_kernels, plain_kernel
+from vrestore.models.deform import STIFF, foreign_kernels, plain_kernel
 
 SHAPES = {"EDVR": (64, 8), "BasicVSR++": (128, 16)}  # input features, deformable groups
-ONE = (1, 1)
 
 
 def main() -> None:
@@ -38,13 +37,12 @@ def main() -> None:
         inputs = [t.requires_grad_() for t in (x, offset, mask, weight)]
         forms: dict[str, Callable[[], Tensor]] = {
             "convolution": lambda i=inputs: F.conv2d(i[0], i[3], padding=1),
-            "plain": lambda i=inputs: plain_kernel(*i, None, ONE, ONE, ONE, 1),
-            "gather": lambda i=inputs: gathered(*i, ONE, ONE),
+            "plain": lambda i=inputs: plain_kernel(*i, None, STIFF),
+            "gather": lambda i=inputs: gathered(*i),
         }
         for foreign in foreign_kernels():
-            forms[getattr(foreign, "__name__", "foreign")] = lambda i=inputs, f=foreign: f(
-                *i, None, ONE, ONE, ONE, 1
-            )
+            name_ = getattr(foreign, "__name__", "foreign")
+            forms[name_] = lambda i=inputs, f=foreign: f(*i, None, STIFF)
         truth = forms["plain"]().detach()
         best = {form: [float("inf")] * 2 for form in forms}
         for _ in range(args.rounds + 1):  # by turns; the best of each
@@ -83,10 +81,8 @@ def moment(device: str) -> float:
     return time.perf_counter()
 
 
-def gathered(
-    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, padding: Pair, dilation: Pair
-) -> Tensor:
-    """The same by four gathers; stride 1, 3x3."""
+def gathered(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """The same by four gathers; STIFF, 3x3."""
     (n, c, h, w), points = x.shape, 9
     groups = mask.shape[1] // points
     flat = x.reshape(n * groups, c // groups, h * w)
@@ -94,8 +90,8 @@ def gathered(
     ky, kx = torch.meshgrid(*(torch.arange(3, device=x.device),) * 2, indexing="ij")
     at_y = moves[:, :, 0] + torch.arange(h, device=x.device)[:, None]
     at_x = moves[:, :, 1] + torch.arange(w, device=x.device)
-    at_y = at_y + (ky * dilation[0] - padding[0]).reshape(-1, 1, 1)
-    at_x = at_x + (kx * dilation[1] - padding[1]).reshape(-1, 1, 1)
+    at_y = at_y + (ky - 1).reshape(-1, 1, 1)
+    at_x = at_x + (kx - 1).reshape(-1, 1, 1)
     top, left = at_y.floor(), at_x.floor()
     samples = torch.zeros((), device=x.device)
     for dy in (0, 1):

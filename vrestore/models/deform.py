@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,19 @@ from torch.nn import functional as F
 BAND_BYTES = 32 << 20  # of samples held at a time: they are read again at once, from the cache
 
 Pair = tuple[int, int]
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Pair, Pair, Pair, int], Tensor]
+
+
+class Geometry(NamedTuple):
+    """How a convolution steps over its input, (y, x) each."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+
+STIFF = Geometry((1, 1), (1, 1), (1, 1), 1)  # of a 3x3 convolution that keeps the size
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, Geometry], Tensor]
 
 
 def modulated_deform_conv(
@@ -40,24 +53,17 @@ def modulated_deform_conv(
     picture lies zero. Coordinates are float32 (or float64) whatever the type of ``x``.
     """
     kernel = plain_kernel if x.dtype == torch.float64 else fastest_kernel(x.device)
-    pairs = _pair(stride), _pair(padding), _pair(dilation)
-    return kernel(x, offset, mask, weight, bias, *pairs, groups)
+    how = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
+    return kernel(x, offset, mask, weight, bias, how)
 
 
 def plain_kernel(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, how: Geometry
 ) -> Tensor:
     """Bands of output rows: sample (``grid_sample``), modulate, multiply by the weights."""
     (n, c, h, w), (c_out, _, kh, kw), (h_out, w_out) = x.shape, weight.shape, offset.shape[2:]
     points = kh * kw
+    stride, padding, dilation, groups = how
     deform_groups = mask.shape[1] // points
     flat_weight = weight.reshape(groups, c_out // groups, -1)
     grouped = x.reshape(n * deform_groups, c // deform_groups, h, w)
@@ -102,14 +108,13 @@ def fastest_kernel(device: torch.device) -> Kernel:
     x, offset = torch.rand(1, 64, 64, 64, generator=g), torch.rand(1, 144, 64, 64, generator=g)
     mask, weight = offset[:, :72], torch.rand(64, 64, 3, 3, generator=g)
     x, offset, mask, weight = (t.to(device) for t in (x, offset, mask, weight))
-    one = (1, 1)
     best = dict.fromkeys(candidates, float("inf"))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for _ in range(3):
             for kernel in candidates:
                 start = time.perf_counter()
                 try:
-                    float(kernel(x, offset, mask, weight, None, one, one, one, 1).sum())
+                    float(kernel(x, offset, mask, weight, None, STIFF).sum())
                 except Exception:  # built for another torch, or without this kind of device
                     continue
                 best[kernel] = min(best[kernel], time.perf_counter() - start)
@@ -128,13 +133,10 @@ def foreign_kernels() -> list[Kernel]:
             mask: Tensor,
             weight: Tensor,
             bias: Tensor | None,
-            stride: Pair,
-            padding: Pair,
-            dilation: Pair,
-            groups: int,
+            how: Geometry,
         ) -> Tensor:
             x, offset, mask = (t.to(weight.dtype) for t in (x, offset, mask))
-            out: Tensor = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+            out: Tensor = deform_conv2d(x, offset, weight, bias, *how[:3], mask)
             return out
 
         found.append(torchvision_kernel)
@@ -147,15 +149,12 @@ def foreign_kernels() -> list[Kernel]:
             mask: Tensor,
             weight: Tensor,
             bias: Tensor | None,
-            stride: Pair,
-            padding: Pair,
-            dilation: Pair,
-            groups: int,
+            how: Geometry,
         ) -> Tensor:
             deform_groups = mask.shape[1] // (weight.shape[2] * weight.shape[3])
             x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
             out: Tensor = modulated_deform_conv2d(
-                x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+                x, offset, mask, weight, bias, *how, deform_groups
             )
             return out
 
