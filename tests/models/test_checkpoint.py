@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import re
+import shutil
 import sys
 import types
 import zipfile
@@ -211,6 +212,18 @@ def test_a_hostile_pickle_executes_nothing(form: str, state: State, tmp_path: Pa
     if torch_reads_it:  # the trap itself works
         torch.load(path, weights_only=False)
         assert trap.exists()
+
+
+def test_what_no_training_framework_leaves_is_refused_though_it_does_no_harm(
+    state: State, tmp_path: Path
+) -> None:
+    class Stranger:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (shutil.which, ("ffmpeg",))
+
+    torch.save({"params": state, "extra": Stranger()}, tmp_path / "net.pth")
+    with pytest.raises(ModelError, match=r"refused, because it asks for shutil\.which"):
+        load_network(tmp_path / "net.pth")
 
 
 def test_foreign_objects_are_named_and_the_unsafe_way_is_not_advised(

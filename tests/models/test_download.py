@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +232,7 @@ def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
     remote = server.remote()
     code = (
         "import sys; from pathlib import Path; from vrestore.models.download import *\n"
+        "print('ready', flush=True)\n"
         "print(fetch(Remote(*sys.argv[2:6]), Path(sys.argv[1])))"
     )
     words = [str(tmp_path), remote.file, remote.sha256, server.url, remote.page]
@@ -238,8 +240,10 @@ def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
         subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
+    assert [p.stdout.readline() for p in both] == ["ready\n"] * 2
     while not server.asked:
         assert all(p.poll() is None for p in both)
+    time.sleep(0.5)  # for the other one to come to the lock
     server.delay.set()
     outputs = [p.communicate(timeout=60)[0].strip() for p in both]
     assert outputs == [str(tmp_path / remote.file)] * 2
