@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vrestore.errors import UsageError
 
@@ -71,6 +71,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return _convert(value, choices[0], where)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_convert(v, get_args(hint)[0], f"{where}[{i}]") for i, v in enumerate(value))
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        raise UsageError(f"{where}: must be {' or '.join(map(repr, get_args(hint)))}")
     if hint is float and type(value) is int:
         return float(value)
     if hint is Path and isinstance(value, str | Path):

@@ -68,13 +68,13 @@ def test_stages_follow_each_other():
     config = tiny_config(6)
     assert config.steps == 6
     assert config.stage_at(2) == Stage(3, 2, 3, 12)
-    assert config.stage_at(3) == Stage(3, 2, 5, 12)
+    assert config.stage_at(3) == Stage(3, 2, 5, 12, "log_error")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     tmp_path, on_made_pictures, monkeypatch
 ):
-    monkeypatch.setattr(loop, "charbonnier", lambda a, b, eps: (a - b).sum() * math.nan)
+    monkeypatch.setitem(loop.LOSSES, "charbonnier", lambda a, b: (a - b).sum() * math.nan)
     with pytest.raises(FloatingPointError, match="step 0"):
         loop.train(tiny_config(), tmp_path, torch.device("cpu"), None)
     assert (tmp_path / "bad_batch.pt").exists()

@@ -40,7 +40,7 @@ def tiny_config(steps: int = 6) -> TrainConfig:
         data=Data(Path("unused"), Path("unused"), workers=0),
         flow=FlowWarmUp(tied_steps=3, steps=3, tied_batch=4, tied_patch=16, batch=4, patch=16),
         optimiser=Optimiser(rate=1e-3, warm_up=2, flow_fixed=3),
-        stage=(Stage(steps // 2, 2, 3, 12), Stage(steps - steps // 2, 2, 5, 12)),
+        stage=(Stage(steps // 2, 2, 3, 12), Stage(steps - steps // 2, 2, 5, 12, "log_error")),
         log_every=1,
         validate_every=steps // 2,
         save_every=2,

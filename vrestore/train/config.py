@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,13 @@ class FlowWarmUp:
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR.
-
-    ``eps`` of the Charbonnier loss: 1e-12 is L1; 1e-3 is squared error up to 8 of 255 codes or so,
-    which is what PSNR counts.
-    """
+    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR."""
 
     steps: int
     batch: int
     frames: int
     patch: int
-    eps: float = 1e-12
+    loss: Literal["charbonnier", "log_error"] = "charbonnier"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vrestore.models.resize import imresize
 from vrestore.train.config import TrainConfig
 from vrestore.train.data import Batches, Material, batches, read_frames, shrink
 from vrestore.train.flow import warm_up_flow
-from vrestore.train.losses import charbonnier
+from vrestore.train.losses import LOSSES
 from vrestore.train.share import Share
 
 log = logging.getLogger("vrestore.train")
@@ -73,7 +73,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         output = net(lq.to(device).float() / 255)
-        loss = charbonnier(output, gt.to(device).float() / 255, config.stage_at(step).eps)
+        loss = LOSSES[config.stage_at(step).loss](output, gt.to(device).float() / 255)
         if not torch.isfinite(loss):
             torch.save({"lq": lq, "gt": gt, "step": step}, run / "bad_batch.pt")
             raise FloatingPointError(
