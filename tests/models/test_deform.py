@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from golden import shared_file
 from torch.nn import functional as F
 
 from vrestore.models import deform
-from vrestore.models.deform import modulated_deform_conv, plain_kernel
+from vrestore.models.deform import modulated_deform_conv, plain_kernel, row_kernel
 
 CASES = ["base", "dg2_far", "stride2", "dil2_group2", "rect", "aniso", "k1"]
 INPUTS = ("x", "offset", "mask", "weight", "bias")
@@ -47,6 +48,33 @@ def test_float32_stays_near_the_reference(name):
     how, z = case(name)
     y = modulated_deform_conv(**{k: z[f"in.{k}"].float() for k in INPUTS if f"in.{k}" in z}, **how)
     torch.testing.assert_close(y, z["y"].float(), rtol=0, atol=1e-5 * max(1, z["y"].abs().max()))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("dil2_group2", "aniso")])
+@pytest.mark.parametrize("band_bytes", [1, deform.BAND_BYTES])
+def test_what_infers_equals_the_reference(name, band_bytes, monkeypatch):
+    monkeypatch.setattr(deform, "BAND_BYTES", band_bytes)
+    how, z = case(name)
+    inputs = {k: z[f"in.{k}"] for k in INPUTS if f"in.{k}" in z}
+    calls = []
+    monkeypatch.setattr(deform, "row_kernel", lambda *args: calls.append(1) or row_kernel(*args))
+    y = modulated_deform_conv(**inputs, **how)
+    assert calls
+    torch.testing.assert_close(y, z["y"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_far_and_broken_offsets_do_the_same_with_and_without_gradients(layout):
+    z = {key: value.float() for key, value in random_inputs().items()}
+    z["offset"][0, 0, 2, 2:5] = torch.tensor([1e30, -1e30, 4e9])
+    z["offset"][1, 3, :, 1] = -3e9
+    z = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in z.items()}
+    y = modulated_deform_conv(**z, padding=1)
+    z["x"].requires_grad_()
+    torch.testing.assert_close(y, modulated_deform_conv(**z, padding=1).detach())
+    z["offset"][0, 4, 3, 3] = math.nan
+    with torch.no_grad():
+        assert modulated_deform_conv(**z, padding=1).isnan().sum() == len(z["weight"])
 
 
 def random_inputs(height: int = 6, width: int = 7, groups: int = 2) -> dict[str, torch.Tensor]:
@@ -103,7 +131,7 @@ def test_an_installed_kernel_is_taken_where_it_is_faster_and_works(monkeypatch):
     ):  # fmt: skip
         monkeypatch.setattr(deform, "foreign_kernels", lambda found=installed: found)
         deform.fastest_kernel.cache_clear()
-        assert deform.fastest_kernel(torch.device("cpu")) is expected
+        assert deform.fastest_kernel(plain_kernel, torch.device("cpu")) is expected
     monkeypatch.undo()
     deform.fastest_kernel.cache_clear()
 

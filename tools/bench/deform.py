@@ -2,10 +2,12 @@
 
 ``python tools/bench/deform.py``: EDVR's (64 features, 8 groups) and BasicVSR++'s (128 to 64, 16
 groups), forward and backward. ``gather`` fetches four neighbours by index where ``plain`` leaves
-that to ``grid_sample``; torchvision's and mmcv's kernels where they are installed.
+that to ``grid_sample``; ``rows`` is what a CPU infers with; torchvision's and mmcv's kernels where
+they are installed.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 
@@ -14,7 +16,7 @@ from table import show
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.models.deform import STIFF, foreign_kernels, plain_kernel
+from vrestore.models.deform import STIFF, foreign_kernels, plain_kernel, row_kernel
 
 SHAPES = {"EDVR": (64, 8), "BasicVSR++": (128, 16)}  # input features, deformable groups
 
@@ -34,12 +36,17 @@ def main() -> None:
         offset = (torch.randn(1, 18 * groups, height, width, generator=g) * 2).to(args.device)
         mask = torch.rand(1, 9 * groups, height, width, generator=g).to(args.device)
         weight = (torch.randn(64, features, 3, 3, generator=g) * 0.05).to(args.device)
-        inputs = [t.requires_grad_() for t in (x, offset, mask, weight)]
+        inputs = [
+            t.to(memory_format=torch.channels_last).requires_grad_()  # as the networks have them
+            for t in (x, offset, mask, weight)
+        ]
         forms: dict[str, Callable[[], Tensor]] = {
             "convolution": lambda i=inputs: F.conv2d(i[0], i[3], padding=1),
             "plain": lambda i=inputs: plain_kernel(*i, None, STIFF),
             "gather": lambda i=inputs: gathered(*i),
         }
+        if args.device == "cpu":
+            forms["rows"] = lambda i=inputs: row_kernel(*(t.detach() for t in i), None, STIFF)
         for foreign in foreign_kernels():
             name_ = getattr(foreign, "__name__", "foreign")
             forms[name_] = lambda i=inputs, f=foreign: f(*i, None, STIFF)
@@ -48,7 +55,7 @@ def main() -> None:
         for _ in range(args.rounds + 1):  # by turns; the best of each
             for form, run in forms.items():
                 for k, seconds in enumerate(timed(run, args.device)):
-                    best[form][k] = min(best[form][k], seconds)
+                    best[form][k] = min(seconds, best[form][k])
         for form, (forward, both) in best.items():
             error = (forms[form]().detach() - truth).abs().max().item()
             rows.append(
@@ -57,7 +64,7 @@ def main() -> None:
                     "form": form,
                     "forward_ms": round(forward * 1e3, 2),
                     "forward_over_convolution": round(forward / best["convolution"][0], 2),
-                    "with_backward_ms": round(both * 1e3, 2),
+                    "with_backward_ms": "" if math.isnan(both) else round(both * 1e3, 2),
                     "error": "" if form == "convolution" else f"{error:.0e}",
                 }
             )
@@ -65,12 +72,15 @@ def main() -> None:
 
 
 def timed(run: Callable[[], Tensor], device: str) -> tuple[float, float]:
-    """Seconds of the forward run alone, and with the backward one."""
+    """Seconds of the forward run alone, and with the backward one (nan where there is none)."""
     start = moment(device)
     with torch.no_grad():
         run()
     between = moment(device)
-    run().sum().backward()
+    out = run()
+    if not out.requires_grad:
+        return between - start, math.nan
+    out.sum().backward()
     return between - start, moment(device) - between
 
 

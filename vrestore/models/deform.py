@@ -1,7 +1,8 @@
 """Modulated deformable convolution: every kernel point looks where its offset points.
 
-In plain torch, the sampling done by ``grid_sample``; it runs and learns wherever torch does.
-torchvision's or mmcv's fused kernel takes its place where one is installed and faster.
+In plain torch, the sampling done by ``grid_sample``: it runs and learns wherever torch does. On a
+CPU that only infers, by ``embedding_bag``. torchvision's or mmcv's fused kernel takes their place
+where one is installed and faster.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BAND_BYTES = 32 << 20  # of samples held at a time: they are read again at once, from the cache
+BAND_BYTES = 4 << 20  # of samples held at a time: they are read again at once, from the cache
 
 Pair = tuple[int, int]
 
@@ -52,8 +53,10 @@ def modulated_deform_conv(
     the sample. ``weight``: ``(C', C/groups, kh, kw)``. Returns ``(N, C', H', W')``. Beyond the
     picture lies zero. Coordinates are float32 (or float64) whatever the type of ``x``.
     """
-    kernel = plain_kernel if x.dtype == torch.float64 else fastest_kernel(x.device)
     how = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, offset, mask, weight))
+    own = row_kernel if x.device.type == "cpu" and groups == 1 and not learns else plain_kernel
+    kernel = own if x.dtype == torch.float64 else fastest_kernel(own, x.device)
     return kernel(x, offset, mask, weight, bias, how)
 
 
@@ -98,12 +101,68 @@ def plain_kernel(
     return out if bias is None else out + bias.reshape(-1, 1, 1)
 
 
+def row_kernel(
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, how: Geometry
+) -> Tensor:
+    """As ``plain_kernel``, twice as fast on a CPU, with ``groups`` 1 and without gradients.
+
+    The features of one deformable group at one pixel are a row of a table. A sample is the sum of
+    four rows, by its distances from them and the mask: a bag of ``embedding_bag``. Nothing is
+    rearranged where the inputs are channels-last.
+    """
+    (n, c, h, w), (c_out, _, kh, kw), (h_out, w_out) = x.shape, weight.shape, offset.shape[2:]
+    points = kh * kw
+    stride, padding, dilation, _ = how
+    deform_groups = mask.shape[1] // points
+    each = c // deform_groups
+    wide = torch.promote_types(offset.dtype, torch.float32)
+    # Zeros around the picture: one before, two behind, for all that lies beyond.
+    table = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2)).to(wide).reshape(-1, each)
+    right, below = deform_groups, (w + 3) * deform_groups  # how many rows of the table away
+    pictures = torch.arange(n, dtype=torch.int32)[:, None] * ((h + 3) * below)
+    ours = torch.arange(deform_groups, dtype=torch.int32).repeat_interleave(points)
+    origin = (pictures + ours + below + right).reshape(n, 1, 1, -1)
+    kernel_y = (torch.arange(kh, dtype=wide) * dilation[0] - padding[0]).repeat_interleave(kw)
+    kernel_x = (torch.arange(kw, dtype=wide) * dilation[1] - padding[1]).repeat(kh)
+    stiff_y = torch.arange(h_out)[:, None, None] * stride[0] + kernel_y.repeat(deform_groups)
+    stiff_x = torch.arange(w_out)[:, None] * stride[1] + kernel_x.repeat(deform_groups)
+    moves = offset.permute(0, 2, 3, 1).reshape(n, h_out, w_out, -1, 2)
+    masks = mask.permute(0, 2, 3, 1)
+    flat_weight = weight.reshape(c_out, deform_groups, each, points).permute(1, 3, 2, 0)
+    flat_weight = flat_weight.reshape(-1, c_out)
+    bands = []
+    for top, end in _bands(h_out, n * c * points * w_out * table.element_size()):
+        part = masks[:, top:end].to(wide)
+        index = torch.empty((*part.shape, 4), dtype=torch.int32)
+        share = torch.empty((*part.shape, 4), dtype=wide)
+        down = (moves[:, top:end, ..., 0] + stiff_y[top:end]).clamp_(-1, h)
+        across = (moves[:, top:end, ..., 1] + stiff_x).clamp_(-1, w)
+        y, x0 = down.floor(), across.floor()
+        down -= y
+        across -= x0
+        row = torch.add(origin, x0.to(torch.int32).clamp_(-1, w), alpha=right)  # NaN is no place
+        row.add_(y.to(torch.int32).clamp_(-1, h), alpha=below)
+        for corner, away in enumerate((0, right, below, below + right)):
+            torch.add(row, away, out=index[..., corner])
+        lower = down * part
+        upper = part - lower
+        for corner, line in ((0, upper), (2, lower)):
+            torch.mul(line, across, out=share[..., corner + 1])
+            torch.sub(line, share[..., corner + 1], out=share[..., corner])
+        bags, shares = index.reshape(-1, 4), share.reshape(-1, 4)
+        samples = F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
+        columns = samples.to(weight.dtype).reshape(n, end - top, w_out, -1)
+        bands.append(columns @ flat_weight)
+    out = torch.cat(bands, 1) if len(bands) > 1 else bands[0]
+    return (out if bias is None else out + bias).permute(0, 3, 1, 2)
+
+
 @cache
-def fastest_kernel(device: torch.device) -> Kernel:
-    """Of the plain form and of an installed fused one, what is faster on the device; timed once."""
-    candidates = [plain_kernel, *foreign_kernels()]
+def fastest_kernel(own: Kernel, device: torch.device) -> Kernel:
+    """Of our own form and of an installed fused one, what is faster on the device; timed once."""
+    candidates = [own, *foreign_kernels()]
     if len(candidates) == 1:
-        return plain_kernel
+        return own
     g = torch.Generator().manual_seed(0)
     x, offset = torch.rand(1, 64, 64, 64, generator=g), torch.rand(1, 144, 64, 64, generator=g)
     mask, weight = offset[:, :72], torch.rand(64, 64, 3, 3, generator=g)

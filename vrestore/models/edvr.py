@@ -38,8 +38,8 @@ class DCNv2Pack(nn.Module):
 
         In half precision the offsets are halves as well, of 1/16 px or so; places are float32.
         """
-        first, second, mask = self.conv_offset(feat).chunk(3, 1)
-        offset = torch.cat((first, second), 1)
+        out = self.conv_offset(feat)
+        offset, mask = out.tensor_split((out.shape[1] // 3 * 2,), 1)
         weights = self.weight, self.bias
         return modulated_deform_conv(x, offset, torch.sigmoid(mask), *weights, padding=1)
 
