@@ -116,45 +116,43 @@ def row_kernel(
     deform_groups = mask.shape[1] // points
     each = c // deform_groups
     wide = torch.promote_types(offset.dtype, torch.float32)
-    # Zeros around the picture: one before, two behind, for all that lies beyond.
-    table = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2)).to(wide).reshape(-1, each)
     right, below = deform_groups, (w + 3) * deform_groups  # how many rows of the table away
-    pictures = torch.arange(n, dtype=torch.int32)[:, None] * ((h + 3) * below)
-    ours = torch.arange(deform_groups, dtype=torch.int32).repeat_interleave(points)
-    origin = (pictures + ours + below + right).reshape(n, 1, 1, -1)
+    origin = torch.arange(deform_groups, dtype=torch.int32).repeat_interleave(points)
+    origin += below + right
     kernel_y = (torch.arange(kh, dtype=wide) * dilation[0] - padding[0]).repeat_interleave(kw)
     kernel_x = (torch.arange(kw, dtype=wide) * dilation[1] - padding[1]).repeat(kh)
     stiff_y = torch.arange(h_out)[:, None, None] * stride[0] + kernel_y.repeat(deform_groups)
     stiff_x = torch.arange(w_out)[:, None] * stride[1] + kernel_x.repeat(deform_groups)
-    moves = offset.permute(0, 2, 3, 1).reshape(n, h_out, w_out, -1, 2)
-    masks = mask.permute(0, 2, 3, 1)
-    flat_weight = weight.reshape(c_out, deform_groups, each, points).permute(1, 3, 2, 0)
-    flat_weight = flat_weight.reshape(-1, c_out)
+    flat_weight = weight.reshape(c_out, deform_groups, each, points).transpose(2, 3).flatten(1)
+    pictures, moves, masks = (t.permute(0, 2, 3, 1) for t in (x, offset, mask))
     bands = []
-    for top, end in _bands(h_out, n * c * points * w_out * table.element_size()):
-        part = masks[:, top:end].to(wide)
-        index = torch.empty((*part.shape, 4), dtype=torch.int32)
-        share = torch.empty((*part.shape, 4), dtype=wide)
-        down = (moves[:, top:end, ..., 0] + stiff_y[top:end]).clamp_(-1, h)
-        across = (moves[:, top:end, ..., 1] + stiff_x).clamp_(-1, w)
-        y, x0 = down.floor(), across.floor()
-        down -= y
-        across -= x0
-        row = torch.add(origin, x0.to(torch.int32).clamp_(-1, w), alpha=right)  # NaN is no place
-        row.add_(y.to(torch.int32).clamp_(-1, h), alpha=below)
-        for corner, away in enumerate((0, right, below, below + right)):
-            torch.add(row, away, out=index[..., corner])
-        lower = down * part
-        upper = part - lower
-        for corner, line in ((0, upper), (2, lower)):
-            torch.mul(line, across, out=share[..., corner + 1])
-            torch.sub(line, share[..., corner + 1], out=share[..., corner])
-        bags, shares = index.reshape(-1, 4), share.reshape(-1, 4)
-        samples = F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-        columns = samples.to(weight.dtype).reshape(n, end - top, w_out, -1)
-        bands.append(columns @ flat_weight)
-    out = torch.cat(bands, 1) if len(bands) > 1 else bands[0]
-    return (out if bias is None else out + bias).permute(0, 3, 1, 2)
+    for i in range(n):
+        # Zeros around the picture: one before, two behind, for all that lies beyond.
+        table = F.pad(pictures[i], (0, 0, 1, 2, 1, 2)).to(wide).reshape(-1, each)
+        for top, end in _bands(h_out, c * points * w_out * table.element_size()):
+            part = masks[i, top:end].to(wide)
+            move = moves[i, top:end].reshape(*part.shape, 2)
+            index = torch.empty((*part.shape, 4), dtype=torch.int32)
+            share = torch.empty((*part.shape, 4), dtype=wide)
+            down = (move[..., 0] + stiff_y[top:end]).clamp_(-1, h)
+            across = (move[..., 1] + stiff_x).clamp_(-1, w)
+            y, x0 = down.floor(), across.floor()
+            down -= y
+            across -= x0
+            row = torch.add(origin, x0.to(torch.int32).clamp_(-1, w), alpha=right)  # NaN has none
+            row.add_(y.to(torch.int32).clamp_(-1, h), alpha=below)
+            for corner, away in enumerate((0, right, below, below + right)):
+                torch.add(row, away, out=index[..., corner])
+            lower = down * part
+            upper = part - lower
+            for corner, line in ((0, upper), (2, lower)):
+                torch.mul(line, across, out=share[..., corner + 1])
+                torch.sub(line, share[..., corner + 1], out=share[..., corner])
+            bags, shares = index.reshape(-1, 4), share.reshape(-1, 4)
+            samples = F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
+            columns = samples.to(weight.dtype).reshape(end - top, w_out, -1)
+            bands.append(F.linear(columns, flat_weight, bias))
+    return torch.cat(bands).reshape(n, h_out, w_out, c_out).permute(0, 3, 1, 2)
 
 
 @cache
