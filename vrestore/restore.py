@@ -29,7 +29,7 @@ from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
 from vrestore.report import Progress, ProgressCallback, Report
 from vrestore.video.colour import ColourConverter
-from vrestore.video.frame import Colour, Frame
+from vrestore.video.frame import Colour, Frame, PixelFormat
 
 FRAMES_AHEAD = 8  # at most so many decoded and waiting, and so many restored and waiting
 
@@ -111,7 +111,7 @@ def restore(
         model=str(options.weights or options.model),
         device=str(restorer.device),
         precision=str(restorer.dtype).removeprefix("torch."),
-        colour=describe(info.colour),
+        colour=describe(info.colour, info.pixel_format),
         guessed=info.colour.guessed,
         copied=written.copied,
         converted=written.converted,
@@ -164,7 +164,8 @@ def resize(rgb: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(rgb[None], size, mode="bicubic", antialias=True, align_corners=False)[0]
 
 
-def describe(colour: Colour) -> str:
+def describe(colour: Colour, stored: PixelFormat) -> str:
     """The colour of a stream in one phrase."""
-    extent = "full" if colour.full_range else "limited"
-    return f"matrix {colour.matrix}, {extent} range, chroma {colour.siting}"
+    phrase = f"matrix {colour.matrix}, {'full' if colour.full_range else 'limited'} range"
+    shared = stored.sub_x or stored.sub_y  # chroma samples, whose place counts
+    return f"{phrase}, chroma {colour.siting}" if shared else phrase

@@ -37,7 +37,8 @@ def test_identity_to_ffv1_is_within_one_code_of_the_source(tmp_path, pix_fmt, ex
     source = film(
         tmp_path / "in.mkv", 4, "66x50", options=("-c:v", "ffv1", "-pix_fmt", pix_fmt, *extra)
     )
-    go(source, tmp_path / "out.mkv", codec="ffv1")
+    report = go(source, tmp_path / "out.mkv", codec="ffv1")
+    assert ("chroma" in report.colour) == ("420" in pix_fmt)  # a place is said where it counts
     a, b = raw(source, pix_fmt), raw(tmp_path / "out.mkv", pix_fmt)
     assert a.size == b.size
     luma = 66 * 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -110,6 +111,54 @@ def test_the_published_weights_give_the_published_numbers(name: str, folder: Pat
         backward, forward = expected["flows_backward"], expected["flows_forward"]
         assert_close(f"{name} flows", towards_next, backward, FLOW_TOLERANCE_PX)
         assert_close(f"{name} flows", towards_last, forward, FLOW_TOLERANCE_PX)
+
+
+@pytest.mark.parametrize("name", SHA256)
+@pytest.mark.parametrize("road", ["pictures", "film"])
+def test_the_whole_road_gives_the_published_numbers(
+    name: str, road: str, folder: Path, tmp_path: Path
+) -> None:
+    """Files in, files out: 16-bit pictures, and a lossless film of 8-bit RGB."""
+    expected = golden(f"basicvsr_{name.lower()}")
+    depth, stored = (16, "rgb48le") if road == "pictures" else (8, "gbrp")
+    raw, top = ("rgb48le", 65535) if depth == 16 else ("rgb24", 255)
+    source, target = tmp_path / "in", tmp_path / "out"
+    if road == "pictures":
+        source.mkdir()
+    else:
+        source, target = source.with_suffix(".mkv"), target.with_suffix(".mkv")
+    codes = expected["lq"].astype(f"u{depth // 8}") * (top // 255)
+    size = ["-f", "rawvideo", "-pix_fmt", raw, "-video_size", f"{codes.shape[2]}x{codes.shape[1]}"]
+    kind = [] if road == "pictures" else ["-c:v", "ffv1", "-pix_fmt", stored]
+    into = str(source / "%03d.png" if road == "pictures" else source)
+    ffmpeg(*size, "-i", "-", *kind, into, given=codes.tobytes())
+
+    weights = str(folder / f"BasicVSR_{name}.pth")
+    options = ["--propagation", "whole", "--scene-cuts", "off", "--precision", "fp32"]
+    lossless = [] if road == "pictures" else ["--codec", "ffv1", "--pix-fmt", stored]
+    command = [sys.executable, "-m", "vrestore", str(source), "-o", str(target)]
+    subprocess.run([*command, "--weights", weights, *options, *lossless], check=True)
+
+    into = str(target / "%03d.png" if road == "pictures" else target)
+    found = np.frombuffer(ffmpeg("-i", into, "-f", "rawvideo", "-pix_fmt", raw, "-"), codes.dtype)
+    height, width = 4 * codes.shape[1], 4 * codes.shape[2]
+    out = torch.from_numpy(found.reshape(-1, height, width, 3).astype(np.float32) / top)
+    out = out.movedim(-1, -3)
+    psnr = [
+        psnr_of_bytes(y, expected["canvas"], *map(int, place))
+        for y, place in zip(out, expected["path_hr_yx"], strict=True)
+    ]
+    np.testing.assert_allclose(psnr, expected["psnr"].astype(float), rtol=0, atol=2e-3)
+    for key in [key for key in expected if key in ("out_0", "out_3")]:
+        inside = np.clip(expected[key], 0, 1)
+        assert_close(f"{name} {road} {key}", out[int(key[-1])], inside, 0.51 / top + 2e-5)
+
+
+def ffmpeg(*arguments: str, given: bytes = b"") -> bytes:
+    """What the ffmpeg binary writes to its standard output."""
+    found = shutil.which("ffmpeg") or str(pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe())
+    command = [found, "-v", "error", "-y", *arguments]
+    return subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout
 
 
 def test_the_published_flow_network_finds_known_motion(folder: Path) -> None:
