@@ -23,12 +23,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the folder's log into this PNG, and end")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after this long")
     args = parser.parse_args()
+    config = read_toml(args.config, TrainConfig)
     if args.plot:
-        plot(args.folder / "log.csv", args.plot)
+        plot(args.folder / "log.csv", config, args.plot)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop_after_s = args.minutes * 60 if args.minutes else None
-    train(read_toml(args.config, TrainConfig), args.folder, torch.device(args.device), stop_after_s)
+    train(config, args.folder, torch.device(args.device), stop_after_s)
 
 
 if __name__ == "__main__":

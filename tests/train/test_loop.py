@@ -8,6 +8,7 @@ from train_material import texture, tiny_config, tiny_material
 from vrestore.train import loop
 from vrestore.train.config import Stage
 from vrestore.train.data import Material, shrink
+from vrestore.train.plot import plot
 
 
 @pytest.fixture
@@ -78,3 +79,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     with pytest.raises(FloatingPointError, match="step 0"):
         loop.train(tiny_config(), tmp_path, torch.device("cpu"), None)
     assert (tmp_path / "bad_batch.pt").exists()
+
+
+def test_the_plot_draws_both_losses(tmp_path, on_made_pictures):
+    pytest.importorskip("matplotlib")
+    loop.train(tiny_config(), tmp_path, torch.device("cpu"), None)
+    plot(tmp_path / "log.csv", tiny_config(), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
