@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+import types
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,13 @@ from golden import shared_file
 from torch.nn import functional as F
 
 from vrestore.models import deform
-from vrestore.models.deform import modulated_deform_conv, plain_kernel, row_kernel
+from vrestore.models.deform import (
+    STIFF,
+    Geometry,
+    modulated_deform_conv,
+    plain_kernel,
+    row_kernel,
+)
 
 CASES = ["base", "dg2_far", "stride2", "dil2_group2", "rect", "aniso", "k1"]
 INPUTS = ("x", "offset", "mask", "weight", "bias")
@@ -72,7 +80,7 @@ def test_far_and_broken_offsets_do_the_same_with_and_without_gradients(layout):
     y = modulated_deform_conv(**z, padding=1)
     z["x"].requires_grad_()
     torch.testing.assert_close(y, modulated_deform_conv(**z, padding=1).detach())
-    z["offset"][0, 4, 3, 3] = math.nan
+    z["offset"][0, 4:6, 3, 3] = math.nan  # y and x
     with torch.no_grad():
         assert modulated_deform_conv(**z, padding=1).isnan().sum() == len(z["weight"])
 
@@ -123,32 +131,55 @@ def test_an_installed_kernel_is_taken_where_it_is_faster_and_works(monkeypatch):
         return plain_kernel(*args)
 
     def fast(x, *args):
+        if x.dtype == torch.bfloat16:
+            raise RuntimeError("not implemented for 'BFloat16'")
         return x.new_zeros(1)
 
-    for installed, expected in (
-        ([], plain_kernel), ([broken], plain_kernel), ([slow], plain_kernel),
-        ([broken, slow, fast], fast),
+    for installed, dtype, expected in (
+        ([], torch.float32, plain_kernel), ([broken], torch.float32, plain_kernel),
+        ([slow], torch.float32, plain_kernel), ([broken, slow, fast], torch.float32, fast),
+        ([broken, slow, fast], torch.bfloat16, plain_kernel),
     ):  # fmt: skip
-        monkeypatch.setattr(deform, "foreign_kernels", lambda found=installed: found)
+        found = {kernel.__name__: kernel for kernel in installed}
+        monkeypatch.setattr(deform, "foreign_kernels", lambda found=found: found)
         deform.fastest_kernel.cache_clear()
-        assert deform.fastest_kernel(plain_kernel, torch.device("cpu")) is expected
+        chosen = deform.fastest_kernel(plain_kernel, torch.device("cpu"), dtype)
+        assert chosen is expected, (list(found), dtype)
     monkeypatch.undo()
     deform.fastest_kernel.cache_clear()
+
+
+def test_fused_kernels_are_given_one_type(monkeypatch):
+    """Half-precision weights, offsets and masks in float32: a fused kernel refuses the mixture."""
+    package = types.ModuleType("torchvision.ops")
+    seen = []
+
+    def deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask):
+        seen.append({t.dtype for t in (x, offset, weight, mask)})
+        return plain_kernel(x, offset, mask, weight, bias, Geometry(stride, padding, dilation, 1))
+
+    package.deform_conv2d = deform_conv2d
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.ops", package)
+    z = random_inputs()
+    z = {
+        k: v.to(torch.bfloat16 if k in ("weight", "bias") else torch.float32) for k, v in z.items()
+    }
+    theirs = deform.foreign_kernels()["torchvision"](*(z[k] for k in INPUTS), STIFF)
+    assert seen == [{torch.bfloat16}]
+    ours = plain_kernel(*(z[k].bfloat16() for k in INPUTS), STIFF)
+    torch.testing.assert_close(theirs, ours)
 
 
 @pytest.mark.mmcv
 @pytest.mark.parametrize("name", CASES)
 def test_mmcvs_kernel_agrees(name):
-    ops = pytest.importorskip("mmcv.ops", reason="mmcv is not compiled here")
+    pytest.importorskip("mmcv.ops", reason="mmcv is not compiled here")
     how, z = case(name)
-    x, offset, mask, weight = (z[f"in.{k}"].double() for k in ("x", "offset", "mask", "weight"))
-    bias = z.get("in.bias")
-    points = weight.shape[2] * weight.shape[3]
-    theirs = ops.modulated_deform_conv2d(
-        x, offset, mask, weight, bias, how["stride"], how["padding"], how["dilation"],
-        how["groups"], mask.shape[1] // points,
-    )  # fmt: skip
-    ours = modulated_deform_conv(x, offset, mask, weight, bias, **how)
+    inputs = {k: z[f"in.{k}"].double() if f"in.{k}" in z else None for k in INPUTS}
+    pairs = (deform._pair(how[k]) for k in ("stride", "padding", "dilation"))
+    theirs = deform.foreign_kernels()["mmcv"](*inputs.values(), Geometry(*pairs, how["groups"]))
+    ours = modulated_deform_conv(**inputs, **how)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # its coordinates are single
 
 

@@ -47,9 +47,8 @@ def main() -> None:
         }
         if args.device == "cpu":
             forms["rows"] = lambda i=inputs: row_kernel(*(t.detach() for t in i), None, STIFF)
-        for foreign in foreign_kernels():
-            name_ = getattr(foreign, "__name__", "foreign")
-            forms[name_] = lambda i=inputs, f=foreign: f(*i, None, STIFF)
+        for package, kernel in foreign_kernels().items():
+            forms[package] = lambda i=inputs, k=kernel: k(*i, None, STIFF)
         truth = forms["plain"]().detach()
         best = {form: [float("inf")] * 2 for form in forms}
         for _ in range(args.rounds + 1):  # by turns; the best of each

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def modulated_deform_conv(
     how = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, offset, mask, weight))
     own = row_kernel if x.device.type == "cpu" and groups == 1 and not learns else plain_kernel
-    kernel = own if x.dtype == torch.float64 else fastest_kernel(own, x.device)
+    kernel = own if x.dtype == torch.float64 else fastest_kernel(own, x.device, weight.dtype)
     return kernel(x, offset, mask, weight, bias, how)
 
 
@@ -156,15 +156,15 @@ def row_kernel(
 
 
 @cache
-def fastest_kernel(own: Kernel, device: torch.device) -> Kernel:
-    """Of our own form and of an installed fused one, what is faster on the device; timed once."""
-    candidates = [own, *foreign_kernels()]
+def fastest_kernel(own: Kernel, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """Of our own form and of the installed fused ones, what is faster there; timed once."""
+    candidates = [own, *foreign_kernels().values()]
     if len(candidates) == 1:
         return own
     g = torch.Generator().manual_seed(0)
     x, offset = torch.rand(1, 64, 64, 64, generator=g), torch.rand(1, 144, 64, 64, generator=g)
     mask, weight = offset[:, :72], torch.rand(64, 64, 3, 3, generator=g)
-    x, offset, mask, weight = (t.to(device) for t in (x, offset, mask, weight))
+    x, offset, mask, weight = (t.to(device, dtype) for t in (x, offset, mask, weight))
     best = dict.fromkeys(candidates, float("inf"))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for _ in range(3):
@@ -172,51 +172,38 @@ def fastest_kernel(own: Kernel, device: torch.device) -> Kernel:
                 start = time.perf_counter()
                 try:
                     float(kernel(x, offset, mask, weight, None, STIFF).sum())
-                except Exception:  # built for another torch, or without this kind of device
+                except Exception:  # built for another torch, or without this device or type
                     continue
                 best[kernel] = min(best[kernel], time.perf_counter() - start)
     return min(candidates, key=best.__getitem__)
 
 
-def foreign_kernels() -> list[Kernel]:
-    """torchvision's and mmcv's fused kernels, as far as they are installed and can be imported."""
-    found: list[Kernel] = []
+def foreign_kernels() -> dict[str, Kernel]:
+    """Fused kernels of other packages, as far as those are installed and can be imported."""
+    found: dict[str, Callable[..., Tensor]] = {}
     with suppress(Exception):  # a torchvision for another torch raises RuntimeError
         from torchvision.ops import deform_conv2d
 
-        def torchvision_kernel(
-            x: Tensor,
-            offset: Tensor,
-            mask: Tensor,
-            weight: Tensor,
-            bias: Tensor | None,
-            how: Geometry,
-        ) -> Tensor:
-            x, offset, mask = (t.to(weight.dtype) for t in (x, offset, mask))
-            out: Tensor = deform_conv2d(x, offset, weight, bias, *how[:3], mask)
-            return out
-
-        found.append(torchvision_kernel)
+        found["torchvision"] = lambda x, offset, mask, weight, bias, how: deform_conv2d(
+            x, offset, weight, bias, *how[:3], mask
+        )
     with suppress(Exception):
         from mmcv.ops import modulated_deform_conv2d
 
-        def mmcv_kernel(
-            x: Tensor,
-            offset: Tensor,
-            mask: Tensor,
-            weight: Tensor,
-            bias: Tensor | None,
-            how: Geometry,
-        ) -> Tensor:
-            deform_groups = mask.shape[1] // (weight.shape[2] * weight.shape[3])
-            x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
-            out: Tensor = modulated_deform_conv2d(
-                x, offset, mask, weight, bias, *how, deform_groups
-            )
-            return out
+        found["mmcv"] = lambda x, offset, mask, weight, bias, how: modulated_deform_conv2d(
+            x, offset, mask, weight, bias, *how, mask.shape[1] // weight[0, 0].numel()
+        )
+    return {name: _of_one_type(run) for name, run in found.items()}
 
-        found.append(mmcv_kernel)
-    return found
+
+def _of_one_type(run: Callable[..., Tensor]) -> Kernel:
+    """``run`` given all that it samples in the type of the weights, and contiguous."""
+
+    def kernel(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        x, offset, mask = (t.to(weight.dtype).contiguous() for t in (x, offset, mask))
+        return run(x, offset, mask, weight, *rest)
+
+    return kernel
 
 
 def _bands(rows: int, row_bytes: int) -> Iterator[Pair]:
