@@ -717,7 +717,8 @@ def feigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     def feign(line: str) -> None:
         program = tmp_path / "feigned"
-        answers = 'case "$*" in -version*) echo "ffmpeg version 7.0"; exit;; *-t\\ 0*) exit;; esac'
+        trials = "*-t\\ 0*|*lavfi*) exit;;"
+        answers = f'case "$*" in -version*) echo "ffmpeg version 7.0"; exit;; {trials} esac'
         program.write_text(f"#!/bin/sh\n{answers}\n{line}\n")
         program.chmod(0o755)
         monkeypatch.setattr("vrestore.video.encode.ffmpeg_binary", lambda: str(program))

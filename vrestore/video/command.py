@@ -52,6 +52,8 @@ _NEEDS_EVEN = ("libx264", "libx265", "h264_", "hevc_")
 _TICKS = {"matroska": 1000, "webm": 1000, "mpegts": 90000}
 # Facts of the source's coding that would be lies about ours (Matroska statistics and the like).
 _STALE_TAGS = ("encoder", "rotate", "alpha_mode", "duration", "_statistics", "bps", "number_of_")
+_QUIET = ("-hide_banner", "-loglevel", "error", "-nostdin", "-y")
+_ALL_CODECS = -2  # FFmpeg 5 calls FLAC and Opus in MP4 experimental
 # ffmpeg-python cannot take names that are not UTF-8: the real ones are put in afterwards.
 _SOURCE, _TARGET = "source", "target"
 
@@ -232,8 +234,25 @@ def arguments(
     for place, cover in enumerate(along.covers, start=len(along.streams)):
         attached += ["-attach", str(covers / cover.name)]
         attached += [f"-metadata:s:{place}", f"mimetype={cover.mimetype}"]
-    quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
-    return [binary, *quiet, *compiled[1:-1], *emptied, *attached, compiled[-1]]
+    return [binary, *_QUIET, *compiled[1:-1], *emptied, *attached, compiled[-1]]
+
+
+def trial_arguments(
+    binary: str,
+    source: VideoInfo,
+    planned: Plan,
+    width: int,
+    height: int,
+    settings: EncodeSettings,
+) -> list[str]:
+    """A blank picture coded as the film's will be; the file's name is to be added."""
+    rate = source.average_rate or 25
+    blank = ffmpeg.input(f"color=size={width}x{height}:rate={rate}", f="lavfi")
+    options: dict[str, object] = {**_video_options(0, source, planned, settings), "frames:v": 1}
+    if planned.muxer in MOV_FAMILY:
+        options |= {"strict": _ALL_CODECS, "video_track_timescale": source.time_base.denominator}
+    compiled = ffmpeg.output(blank, _TARGET, **options, f=planned.muxer).compile(binary)
+    return [binary, *_QUIET, *compiled[1:-1]]
 
 
 def _colour_options(planned: Plan) -> dict[str, str]:
@@ -374,7 +393,7 @@ def _window_options(
 def _muxer_options(source: VideoInfo, planned: Plan, along: Company) -> dict[str, object]:
     if planned.muxer in MOV_FAMILY:
         options: dict[str, object] = {
-            "strict": -2,  # FFmpeg 5 calls FLAC and Opus in MP4 experimental
+            "strict": _ALL_CODECS,
             "video_track_timescale": source.time_base.denominator,
             "movie_timescale": along.movie_timescale,
         }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -24,20 +23,19 @@ import numpy as np
 
 from vrestore.errors import OutputError, UsageError, VrestoreError
 from vrestore.video.along import MOV_FAMILY, carried, company
-from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan
+from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan, trial_arguments
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
 from vrestore.video.partial import partial_name
 from vrestore.video.probe import open_film
+from vrestore.video.trial import in_short, refusal, try_out
 from vrestore.video.verify import PtsLog, verify
 
 __all__ = ["CONTAINERS", "EncodeSettings", "Encoder"]
 
 _OLDEST_FFMPEG = 5
 _STDERR_LINES = 40
-_REFUSED = re.compile("Error setting (option|preset)|Invalid encoder type")
-_ADDRESS = re.compile(r"^\[[^]]*\] ")  # of the part of ffmpeg that speaks
 _AVI_LATEST_START = Fraction(1)  # seconds that AVI would have to fill with empty frames
 
 
@@ -77,6 +75,9 @@ class Encoder:
             raise OutputError(
                 f"{binary} is version {version}; install ffmpeg {_OLDEST_FFMPEG} or later"
             )
+        try_out(
+            tuple(trial_arguments(binary, source, self._plan, width, height, settings)), self._plan
+        )
         first = (source.start_pts or 0) * source.time_base
         self._cut = cut = bool(start) or end is not None
         self._shift = round((start or 0) / source.time_base)
@@ -293,24 +294,9 @@ class Encoder:
             return OutputError(
                 f"{self._path}: no space left on device; free some, or write elsewhere"
             )
-        if any("Unknown encoder" in line for line in self._said):
-            return UsageError(
-                f"this ffmpeg has no encoder {self._plan.codec}; ffmpeg -encoders lists its own"
-            )
-        refused = next((line for line in self._said if _REFUSED.search(line)), None)
-        if refused:
-            return UsageError(
-                f"{self._plan.codec} does not take these settings: {_ADDRESS.sub('', refused)} "
-                "Correct --codec, --preset, --crf, --bitrate or --pix-fmt"
-            )
-        lines = list(self._said)  # the cause comes first, what followed from it after
-        words = (
-            " / ".join(lines if len(lines) < 6 else [*lines[:3], "...", *lines[-2:]])
-            or "it said nothing"
-        )
-        return OutputError(
+        return refusal(self._said, self._plan) or OutputError(
             f"{self._path}: ffmpeg ended with status {status} after {self._log.count} frames: "
-            f"{words}"
+            f"{in_short(list(self._said))}"
         )
 
     def _disk_full(self) -> bool:
