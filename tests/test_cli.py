@@ -44,6 +44,44 @@ def test_options_for_films_are_said_to_be_unused_for_pictures(here, capsys):
     assert "for films only" not in capsys.readouterr().out
 
 
+def test_a_film_of_pictures_has_the_rate_that_is_asked_for(here, capsys):
+    (here / "frames").mkdir()
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24", "-frames:v", 4, here / "frames" / "%03d.png")
+    assert run("frames", "-n", "identity", "-o", "plain.mkv") == 0
+    assert "25 a second; --fps" in capsys.readouterr().out
+    assert seconds_of(here / "plain.mkv")[:4] == pytest.approx([0, 0.04, 0.08, 0.12])
+    for rate, step in (("24000/1001", 1001 / 24000), ("23.976", 1 / 23.976), ("60", 1 / 60)):
+        assert run("frames", "-n", "identity", "-o", "out.mp4", "--fps", rate, "--overwrite") == 0
+        assert "--fps" not in capsys.readouterr().out
+        assert seconds_of(here / "out.mp4") == pytest.approx([i * step for i in range(4)], abs=1e-6)
+    assert run("frames", "-n", "identity", "-o", "big", "--fps", "60") == 0
+    assert "fps: for films only" in capsys.readouterr().out
+
+
+def test_what_does_not_count_its_frames_has_a_total_all_the_same(here, capsys):
+    film(here / "clip.mkv", 24)
+    for part, total in (([], 24), (["--start", "0.5"], 12), (["--end", ".25"], 6)):
+        assert run("clip.mkv", "-n", "identity", "--json", "--overwrite", *part) == 0
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert events[0]["total"] == pytest.approx(total, abs=1)
+        assert events[0]["seconds_left"] is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--codec", "libx999"], ["--preset", "nope"], ["--bitrate", "8Q"], ["--codec", "dvvideo"]],
+)
+def test_what_ffmpeg_does_not_take_is_told_before_the_first_frame(here, words):
+    film(here / "clip.mp4", 2)
+    options = {
+        word.removeprefix("--"): value for word, value in zip(words[::2], words[1::2], strict=True)
+    }
+    frames = []
+    with pytest.raises(UsageError):
+        restore("clip.mp4", "out.mkv", model="identity", progress=frames.append, **options)
+    assert frames == []
+
+
 def test_the_short_names_of_real_esrgan_work(here):
     film(here / "clip.mp4", 2)
     assert run("-i", "clip.mp4", "-o", "out.mkv", "-n", "bicubic", "-s", "2") == 0
@@ -95,7 +133,7 @@ def test_a_damaged_film_is_damaged_in_every_later_run(here, capsys):
         assert run("a.mp4", source, "-n", "identity", "-o", "OUT") == 1
         out = capsys.readouterr().out
         assert "1 damaged" in out
-        assert "1 frames cannot be decoded" in out
+        assert "1 frame not decodable" in out
     assert "1 skipped" in out
     assert run("a.mp4", source, "-n", "identity", "-o", "OUT", "--allow-truncated") == 0
     (here / "truncated.mp4").write_bytes((here / "a.mp4").read_bytes())
@@ -181,6 +219,10 @@ def test_bad_input_ends_in_one_clear_message_and_exit_code_3(here, capsys):
         (["clip.mp4", "-n", "identity", "-o", "out.xyz"], 2, ["xyz"]),
         (["clip.mp4", "-n", "identity", "-o", "clip.mp4", "--overwrite"], 2, ["clip.mp4"]),
         (["clip.mp4", "--start", "soon"], 2, ["soon"]),
+        (["clip.mp4", "--fps", "24"], 2, ["clip.mp4", "--fps is for pictures"]),
+        (["clip.mp4", "--fps", "0"], 2, ["'0'", "24000/1001"]),
+        (["clip.mp4", "--fps", "24/0"], 2, ["'24/0'"]),
+        (["clip.mp4", "-n", "identity", "--codec", "rawvideo"], 2, ["rawvideo", "mp4"]),
         (["clip.mp4", "--start", "5", "--end", "3"], 2, ["end"]),
         (["clip.mp4", "--crf", "9", "--bitrate", "1M"], 2, ["crf", "bitrate"]),
         (["clip.mp4", "--nonsense"], 2, ["nonsense"]),

@@ -91,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", default=None, help="replace outputs that exist")
     add("--allow-truncated", action="store_true", default=None,
         help="exit 0 where a damaged input was restored as far as it goes")  # fmt: skip
-    group = parser.add_argument_group("which part")
+    group = parser.add_argument_group("which part, and how fast")
+    group.add_argument("--fps", metavar="RATE",
+        help="of a film made of pictures: 24, 23.976, 24000/1001 (default 25)")  # fmt: skip
     group.add_argument("--start", metavar="TIME", help="seconds or H:MM:SS from the first frame")
     group.add_argument("--end", metavar="TIME", help="where to stop, likewise")
     group = parser.add_argument_group("how the output is written (ffmpeg's own names)")
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             return failed[0].exit_code if alone else int(bool(failed))
         if output and is_folder:
             make_folder(output)
-        look(inputs[0])  # what is not there needs no weights
+        look(inputs[0], options)  # what is not there needs no weights
         fetch_weights(options, show)
         report = restore(inputs[0], output, options=options, progress=show.progress)
         show.report(report)

@@ -13,6 +13,7 @@ from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
 from vrestore.video.frame import VideoInfo
 from vrestore.video.pictures import (
     PICTURE_SUFFIXES,
+    PICTURES_A_SECOND,
     PictureReader,
     PictureWriter,
     is_picture,
@@ -22,9 +23,13 @@ from vrestore.video.pictures import (
 from vrestore.video.probe import probe
 
 
-def look(source: Path) -> VideoInfo:
+def look(source: Path, options: RestoreOptions) -> VideoInfo:
     """What is in a film, a folder of pictures or a picture; InputError where there is nothing."""
-    return probe_pictures(source) if source.is_dir() or is_picture(source) else probe(source)
+    if source.is_dir() or is_picture(source):
+        return probe_pictures(source, options.fps or PICTURES_A_SECOND)
+    if options.fps is not None:
+        raise UsageError(f"{source}: a film has its own times; --fps is for pictures")
+    return probe(source)
 
 
 def open_reader(info: VideoInfo, options: RestoreOptions) -> Decoder | PictureReader:
@@ -62,20 +67,24 @@ def open_writer(
     )
 
 
-def unused(info: VideoInfo, target: Path, options: RestoreOptions) -> tuple[str, ...]:
-    """A note where options for films were given and pictures are written."""
-    names = ("codec", "crf", "preset", "pix_fmt", "bitrate")
+def notes(info: VideoInfo, target: Path, options: RestoreOptions) -> tuple[str, ...]:
+    """What was not used of the options, or decided without one, between films and pictures."""
+    if not wants_pictures(info, target):
+        if info.container != "pictures" or options.fps is not None:
+            return ()
+        return (f"pictures have no times: {PICTURES_A_SECOND} a second; --fps says another rate",)
+    names = ("codec", "crf", "preset", "pix_fmt", "bitrate", "fps")
     given = ", ".join(name for name in names if getattr(options, name) is not None)
-    if not given or not wants_pictures(info, target):
-        return ()
-    return (f"{given}: for films only; the pictures' own format was used",)
+    return (f"{given}: for films only; the pictures' own format was used",) if given else ()
 
 
 def frames_expected(info: VideoInfo, options: RestoreOptions) -> int | None:
-    """How many frames will come, as far as the container says; about, where a part is asked for."""
-    if options.start is None and options.end is None:
-        return info.frame_count
+    """How many frames will come: what the container says, else about (duration and mean rate)."""
     last = info.frame_count
+    if last is None and info.duration is not None and info.average_rate is not None:
+        last = round(info.duration * info.average_rate)
+    if options.start is None and options.end is None:
+        return last
     if info.average_rate is None:
         return None
     if options.end is not None:

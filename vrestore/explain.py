@@ -68,7 +68,8 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
 
     Raises InputError where the film ends before, UsageError where (x, y) is outside the picture.
     """
-    info = look(source)
+    options = RestoreOptions()
+    info = look(source, options)
     if not (0 <= x < info.width and 0 <= y < info.height):
         raise UsageError(f"{source}: {x},{y} is outside its {info.width}x{info.height} pixels")
     to_rgb = ColourConverter(info.pixel_format, info.colour, info.height, info.width).to_rgb
@@ -83,7 +84,7 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
             if number >= begin:
                 yield number, to_rgb([torch.from_numpy(plane) for plane in seen.planes])
 
-    with closing(iter(open_reader(info, RestoreOptions()))) as stream:
+    with closing(iter(open_reader(info, options))) as stream:
         for shot in shots(pictures(stream), picture=itemgetter(1)):
             part = {
                 number: rgb[:, top : top + CROP_PX, left : left + CROP_PX].clone()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vrestore.errors import UsageError
-from vrestore.settings import converted
+from vrestore.settings import FrameRate, converted
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,11 @@ class RestoreOptions:
     """How a film is restored and written.
 
     ``model``: a catalogue name, or a checkpoint's path; ``weights``: a checkpoint instead of the
-    catalogue's. ``scale``: of the output against the input, None = the network's. ``start`` and
-    ``end``: seconds from the first frame, ``[start, end)``. ``crf``, ``preset``, ``bitrate``,
-    ``pix_fmt``: ffmpeg's, None = a visually lossless default of the codec. ``offline``: weights
-    that are not on this machine are not fetched.
+    catalogue's. ``scale``: of the output against the input, None = the network's. ``fps``: of a
+    film made of pictures, None = 25. ``start`` and ``end``: seconds from the first frame,
+    ``[start, end)``. ``crf``, ``preset``, ``bitrate``, ``pix_fmt``: ffmpeg's, None = a visually
+    lossless default of the codec. ``offline``: weights that are not on this machine are not
+    fetched.
     """
 
     model: str = "basicvsr"
@@ -37,6 +38,7 @@ class RestoreOptions:
     preset: str | None = None
     pix_fmt: str | None = None
     bitrate: str | None = None
+    fps: FrameRate | None = None
     start: Fraction | None = None
     end: Fraction | None = None
     overwrite: bool = False

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vrestore.ends import frames_expected, look, open_reader, open_writer, target_for, unused
+from vrestore.ends import frames_expected, look, notes, open_reader, open_writer, target_for
 from vrestore.engine.exact import Again
 from vrestore.engine.prefetch import WritingBehind, prefetch
 from vrestore.engine.restorer import Restorer
@@ -52,7 +52,7 @@ def restore(
     options = (options or RestoreOptions()).but(changes, "restore()")
     source = Path(source)
     target = target_for(source, Path(target) if target else None)
-    info = look(source)
+    info = look(source, options)
     restorer = restorer or load_restorer(options)
     scale = options.scale or restorer.scale
     width, height = round(info.width * scale), round(info.height * scale)
@@ -116,7 +116,7 @@ def restore(
         copied=written.copied,
         converted=written.converted,
         dropped=written.dropped,
-        notes=(*written.notes, *unused(info, target, options)),
+        notes=(*written.notes, *notes(info, target, options)),
         damage=damage.message if damage else None,
     )
 

@@ -6,15 +6,17 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vrestore.errors import UsageError
 
 T = TypeVar("T")
+FrameRate = NewType("FrameRate", Fraction)  # frames a second
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
@@ -51,12 +53,21 @@ def converted(table: Mapping[str, Any], cls: type[Any], where: str) -> dict[str,
 
 def parse_time(text: str) -> Fraction:
     """``90``, ``1:30`` or ``0:01:30.5`` as exact seconds; UsageError for anything else."""
-    if not re.fullmatch(r"(\d{1,9}:){0,2}\d{1,9}(\.\d{1,18})?", text, re.ASCII):
+    if not re.fullmatch(r"(\d{1,9}:){0,2}(\d{1,9}(\.\d{0,18})?|\.\d{1,18})", text, re.ASCII):
         raise UsageError(f"{text!r} is not a time; write seconds, M:SS or H:MM:SS.mmm")
     seconds = Fraction(0)
     for part in text.split(":"):
         seconds = seconds * 60 + Fraction(part)
     return seconds
+
+
+def parse_rate(text: str) -> FrameRate:
+    """``24``, ``23.976`` or ``24000/1001`` frames a second; UsageError for anything else."""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", text, re.ASCII):
+        with suppress(ZeroDivisionError):
+            if rate := Fraction(text):
+                return FrameRate(rate)
+    raise UsageError(f"{text!r} is not a frame rate; write 24, 23.976 or 24000/1001")
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -79,6 +90,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
+    if hint is FrameRate and type(value) in (str, int, float):
+        return parse_rate(str(value))
     if hint is Fraction and type(value) in (str, int, float):
         return parse_time(str(value))
     if hint is Any or (type(value) is hint):

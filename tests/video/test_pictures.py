@@ -60,6 +60,7 @@ def film(family: str = "rgb", depth: int = 8, frame_count: int | None = None) ->
         time_base=Fraction(1, 25),
         average_rate=Fraction(25),
         frame_count=frame_count,
+        duration=None,
         start_pts=0,
         sample_aspect=Fraction(1),
         display_matrix=None,

@@ -73,7 +73,8 @@ class StreamInfo:
 class VideoInfo:
     """The frozen facts of a film: of its file, and of the video stream that is restored.
 
-    ``time_base`` is seconds per tick. ``frame_count`` is what the container claims (None: silent).
+    ``time_base`` is seconds per tick. ``frame_count`` and ``duration``, in
+    seconds, are what the container claims (None: silent).
     ``display_matrix``: the nine entries of ISO/IEC 14496-12, 6.2.2, in 16.16 and 2.30 fixed point
     as stored, None where there is none. ``native_format`` is FFmpeg's name of the stored format;
     ``pixel_format`` says how ``decode`` hands it over (packed and semi-planar unpacked, lossless).
@@ -91,6 +92,7 @@ class VideoInfo:
     time_base: Fraction
     average_rate: Fraction | None
     frame_count: int | None
+    duration: Fraction | None
     start_pts: int | None
     sample_aspect: Fraction
     display_matrix: tuple[int, ...] | None

@@ -20,6 +20,7 @@ from vrestore.video.frame import Frame, PixelFormat, Plane, VideoInfo, Written
 from vrestore.video.partial import partial_name
 from vrestore.video.picture_codec import coding_for, decode_picture
 
+PICTURES_A_SECOND: Final = Fraction(25)  # where nothing else is asked for
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 _NUMBER: Final = r"%((?:0\d+)?)d"
 
@@ -48,7 +49,7 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(pictures, key=_natural)
 
 
-def probe_pictures(path: Path, rate: Fraction = Fraction(25)) -> VideoInfo:
+def probe_pictures(path: Path, rate: Fraction = PICTURES_A_SECOND) -> VideoInfo:
     """The facts of a folder of pictures or a single one, all from the first.
 
     ``rate``: pictures a second. Raises InputError where there is none or the first is unreadable.
@@ -69,6 +70,7 @@ def probe_pictures(path: Path, rate: Fraction = Fraction(25)) -> VideoInfo:
         time_base=1 / rate,
         average_rate=rate,
         frame_count=len(pictures),
+        duration=len(pictures) / rate,
         start_pts=0,
         sample_aspect=Fraction(1),
         display_matrix=None,  # Exif's orientation is obeyed in decoding

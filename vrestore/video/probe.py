@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import av
 import av.logging
 from av.sidedata.sidedata import Type as SideDataType
 
-from vrestore.errors import InputError
+from vrestore.errors import InputError, UsageError
+from vrestore.settings import parse_time
 from vrestore.video.frame import Colour, StreamInfo, VideoInfo
 from vrestore.video.pixels import Layout, layout_of
 
@@ -113,6 +114,7 @@ def probe(path: Path) -> VideoInfo:
             time_base=_time_base(stream),
             average_rate=stream.average_rate or None,
             frame_count=stream.frames or None,
+            duration=_duration(container, stream),
             start_pts=start,
             sample_aspect=stream.sample_aspect_ratio or Fraction(1),
             display_matrix=_display_matrix(picture),
@@ -217,6 +219,15 @@ def _reason(error: Exception) -> str:
 def _time_base(stream: av.VideoStream) -> Fraction:
     assert stream.time_base is not None
     return stream.time_base
+
+
+def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """Seconds, of the stream if it says so, else of the longest of all."""
+    if stream.duration:
+        return stream.duration * _time_base(stream)
+    with suppress(UsageError):  # Matroska has no other place for it than a tag
+        return parse_time(stream.metadata.get("DURATION", ""))
+    return Fraction(container.duration, av.time_base) if container.duration else None
 
 
 def _stream_info(stream: av.stream.Stream) -> StreamInfo:
