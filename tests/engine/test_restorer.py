@@ -1,6 +1,6 @@
 import pytest
 import torch
-from networks import moving_clip, small_basicvsr
+from networks import moving_clip, small_basicvsr, small_edvr
 
 from vrestore import Restorer, load_model
 from vrestore.engine.precision import choose_dtype
@@ -59,6 +59,17 @@ def test_auto_takes_what_is_fast_here(monkeypatch):
 def test_what_is_unknown_is_named(how, word):
     with pytest.raises(UsageError, match=word):
         Restorer(small_basicvsr(), **{"precision": "fp32", "device": "cpu"} | how)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [torch.rand(8, 8, 3), torch.rand(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)],
+    ids=["channels last", "a clip", "bytes"],
+)
+def test_a_frame_of_another_form_is_refused(frame):
+    for net in (load_model("bicubic"), small_basicvsr(), small_edvr()):
+        with pytest.raises(UsageError, match=r"a frame is \(3, H, W\)"):
+            list(Restorer(net, precision="fp32", device="cpu").stream([frame]))
 
 
 def test_no_gradient_is_kept_and_grad_mode_does_not_leak_through_the_generator():

@@ -197,6 +197,15 @@ class Hostile:
         return (os.mkdir, (str(self.path),))
 
 
+def test_a_plain_pickle_is_told_in_our_words_alone(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "net.pth").write_bytes(pickle.dumps({"params": [1, 2]}, protocol=2))
+    with pytest.raises(ModelError):
+        load_network(tmp_path / "net.pth")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "pickle 4"])
 def test_a_hostile_pickle_executes_nothing(form: str, state: State, tmp_path: Path) -> None:
     trap, path = tmp_path / "executed", tmp_path / "net.pth"

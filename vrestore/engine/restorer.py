@@ -67,7 +67,8 @@ class Restorer:
 
         One out for one in, in order, on the restorer's device; a clip ``(T, 3, H, W)`` serves as
         an iterable. ``exact`` reads what has a length and can be indexed in place, and keeps other
-        frames in a temporary file. Nothing is clamped. OutOfMemory says what to lower.
+        frames in a temporary file. Nothing is clamped. UsageError: a frame of another
+        form; OutOfMemory says what to lower.
         """
         with ExitStack() as at_end:
             try:
@@ -100,7 +101,11 @@ class Restorer:
         return propagate(run, net, map(self._batch, frames), chunk, self.lookahead)
 
     def _batch(self, frame: Tensor) -> Tensor:
-        """``(3, H, W)`` of any kind -> ``(1, 3, H, W)`` float32 on the device."""
+        """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
+        if frame.dim() != 3 or len(frame) != 3 or not frame.is_floating_point():
+            raise UsageError(
+                f"a frame is (3, H, W), R'G'B' in 0..1, not {frame.dtype} {tuple(frame.shape)}"
+            )
         return frame.to(self.device, torch.float32).unsqueeze(0)
 
 

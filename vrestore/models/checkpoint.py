@@ -10,6 +10,7 @@ import inspect
 import os
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -147,7 +148,8 @@ def _pickled(path: Path) -> object:
     inert: list[Any] = []
     while True:
         try:
-            with torch.serialization.safe_globals(inert):
+            with torch.serialization.safe_globals(inert), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old files; what is wrong becomes an error
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             foreign = re.search(r"GLOBAL (\S+)", str(error))

@@ -10,6 +10,7 @@ from fractions import Fraction
 import av
 
 from vrestore.errors import InputError
+from vrestore.report import of
 from vrestore.video.extent import stated_bytes
 from vrestore.video.frame import Frame, VideoInfo
 from vrestore.video.pixels import layout_of, unpack
@@ -90,13 +91,13 @@ class Decoder:
             lost = self._lost_count or len(self._errors)
             at_pts = self._first_lost
             where = f", the first at {self._clock(at_pts)}" if at_pts is not None else ""
-            parts.append(f"{lost} frames cannot be decoded{where} ({self._errors[0]})")
+            parts.append(f"{of(lost, 'frame')} not decodable{where} ({self._errors[0]})")
         if self._corrupt:
             lost = lost or 0
-            parts.append(f"{self._corrupt} packets are damaged or incomplete")
+            parts.append(f"{of(self._corrupt, 'packet')} damaged or incomplete")
         if self._patched:
             lost = lost or 0
-            parts.append(f"{self._patched} damaged frames were patched by the decoder")
+            parts.append(f"{of(self._patched, 'damaged frame')} patched by the decoder")
         if self._broke_off is not None:
             missing = self._missing_at_end
             lost = None if missing is None else missing + (lost or 0)
