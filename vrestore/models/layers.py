@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+TAIL_BAND_BYTES = 16 << 20  # of features at full size that a tail holds at a time
+TAIL_REACH = 2  # rows of its input that a row of its output sees beyond its own
+
 
 class ResidualBlockNoBN(nn.Module):
     """Convolution, ReLU, convolution, plus the input (EDSR, arXiv 1707.02921, fig. 2c)."""
@@ -44,12 +47,32 @@ def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:
 
 
 def enlarge_x4(
-    x: Tensor, upconv1: nn.Module, upconv2: nn.Module, conv_hr: nn.Module, conv_last: nn.Module
+    x: Tensor, upconv1: nn.Conv2d, upconv2: nn.Conv2d, conv_hr: nn.Conv2d, conv_last: nn.Conv2d
 ) -> Tensor:
     """Two convolutions with a pixel shuffle each, then two at full size: ``(N, 3, 4*H, 4*W)``.
 
     The tail of EDVR, BasicVSR and their descendants; they keep it at their top under these names.
+    Without gradients it goes in bands of rows, whose features stay near the processor. Each is
+    given the rows around it that reach it, so that the values are those of the whole, bit for bit.
     """
+    parts = upconv1, upconv2, conv_hr, conv_last
+    height, width = x.shape[2:]
+    full_size_bytes = 16 * width * x.shape[0] * conv_hr.out_channels * x.element_size()
+    rows = max(TAIL_REACH, TAIL_BAND_BYTES // full_size_bytes)
+    if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
+        return _enlarged(x, *parts)
+    bands = []
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        above, below = min(TAIL_REACH, top), min(TAIL_REACH, height - end)
+        band = _enlarged(x[:, :, top - above : end + below], *parts)
+        bands.append(band[:, :, 4 * above : band.shape[2] - 4 * below])
+    return torch.cat(bands, 2)
+
+
+def _enlarged(
+    x: Tensor, upconv1: nn.Conv2d, upconv2: nn.Conv2d, conv_hr: nn.Conv2d, conv_last: nn.Conv2d
+) -> Tensor:
     x = F.leaky_relu(F.pixel_shuffle(upconv1(x), 2), 0.1, inplace=True)
     x = F.leaky_relu(F.pixel_shuffle(upconv2(x), 2), 0.1, inplace=True)
     out: Tensor = conv_last(F.leaky_relu(conv_hr(x), 0.1, inplace=True))

@@ -1,0 +1,66 @@
+"""Layers that networks share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import small_basicvsr
+from torch import Tensor, nn
+
+from vrestore.models import layers
+from vrestore.models.layers import enlarge_x4
+
+
+def tail(features: int, last: int) -> list[nn.Conv2d]:
+    """The four convolutions of a tail, in the layout that networks have them in."""
+    torch.manual_seed(0)
+    widths = ((features, 4 * features), (features, 4 * last), (last, last), (last, 3))
+    parts = [nn.Conv2d(a, b, 3, 1, 1).to(memory_format=torch.channels_last) for a, b in widths]
+    return [part.requires_grad_(False) for part in parts]
+
+
+def in_bands_of(rows: int, x: Tensor, parts: list[nn.Conv2d], patch: pytest.MonkeyPatch) -> Tensor:
+    row_bytes = 16 * x.shape[3] * len(x) * parts[2].out_channels * x.element_size()
+    patch.setattr(layers, "TAIL_BAND_BYTES", rows * row_bytes)
+    return enlarge_x4(x, *parts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    rows=st.integers(2, 20),
+    widths=st.sampled_from([(8, 8), (32, 16), (64, 64)]),
+    channels_last=st.booleans(),
+)
+def test_a_tail_in_bands_gives_the_bits_of_the_whole(height, width, rows, widths, channels_last):
+    parts, g = tail(*widths), torch.Generator().manual_seed(height * 64 + width)
+    x = torch.randn(2, widths[0], height, width, generator=g)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = x.to(memory_format=layout)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = in_bands_of(height, x, parts, patch)
+        assert torch.equal(in_bands_of(rows, x, parts, patch), whole)
+
+
+def test_a_band_sees_what_reaches_it_and_no_more(monkeypatch):
+    """One row fewer around a band shows."""
+    parts, x = tail(8, 8), torch.randn(1, 8, 12, 9, generator=torch.Generator().manual_seed(0))
+    whole = in_bands_of(12, x, parts, monkeypatch)
+    monkeypatch.setattr(layers, "TAIL_REACH", 1)
+    assert not torch.equal(in_bands_of(4, x, parts, monkeypatch), whole)
+
+
+def test_what_learns_is_not_cut(monkeypatch):
+    monkeypatch.setattr(layers, "TAIL_BAND_BYTES", 1)
+    net = small_basicvsr().requires_grad_(True)
+    calls = []
+    original = layers._enlarged
+    monkeypatch.setattr(layers, "_enlarged", lambda *args: calls.append(1) or original(*args))
+    net(torch.rand(1, 3, 8, 8)).sum().backward()
+    assert len(calls) == 1
+    with torch.no_grad():
+        net(torch.rand(1, 3, 8, 8))
+    assert len(calls) == 1 + 4
