@@ -1,5 +1,6 @@
 """Law 3: the whole shot is ``net(clip)``; chunks approach it as they look further ahead."""
 
+import itertools
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,7 @@ from networks import (
 
 from vrestore import Restorer
 from vrestore.engine.exact import Again
+from vrestore.errors import OutOfMemory
 
 EVERY = [small_basicvsr, small_iconvsr, small_basicvsrpp, small_realbasicvsr, GridNetwork]
 
@@ -139,3 +141,98 @@ def test_a_flow_is_computed_once_however_chunks_overlap():
     net.flow = lambda a, b: calls.append(1) or original(a, b)
     run(net, moving_clip(12), chunk=3, lookahead=5)
     assert len(calls) == 11
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    make=st.sampled_from([small_basicvsr, small_iconvsr, GridNetwork]),
+    frames=st.integers(1, 14),
+    chunk=st.integers(16, 40),  # at least two smaller ones are left to try
+    fails=st.sets(st.integers(0, 150), max_size=2),
+)
+def test_memory_that_runs_out_anywhere_costs_no_frame_and_no_bit(make, frames, chunk, fails):
+    """The look-ahead covers the shot, so that every chunking gives the same bits."""
+    net, clip = make(), moving_clip(frames, 8, 8)
+    whole = net(clip)
+    calls = itertools.count()
+    for name in ("encode", "flow", "advance", "render"):
+        setattr(net, name, starving(getattr(net, name), lambda: next(calls) in fails))
+    assert torch.equal(run(net, clip, chunk=chunk, lookahead=20), whole)
+
+
+def starving(function, fails):
+    def call(*args):
+        if fails():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+        return function(*args)
+
+    return call
+
+
+def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
+    """Of chunks of 16, 8 and 4 only the last fits, and that only beside nothing else."""
+    net, alive = small_basicvsr(), weakref.WeakSet()
+    original = net.advance
+
+    def advance(*args):
+        if len(alive) > 10:
+            raise MemoryError
+        out = original(*args)
+        alive.add(out)
+        return out
+
+    net.advance = advance
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=8)
+    assert len(list(restorer.stream(moving_clip(40, 8, 8)))) == 40
+    assert [m.partition(": going on with ")[2] for m in caplog.messages] == [
+        "--chunk 8 --lookahead 8",
+        "--chunk 4 --lookahead 8",
+    ]
+
+
+@pytest.mark.parametrize(("failures", "left"), [(1, (8, 8)), (3, (4, 4)), (4, None)])
+def test_chunks_are_shortened_before_look_ahead_and_then_it_is_said(failures, left, caplog):
+    net, calls = small_basicvsr(), itertools.count()
+    net.advance = starving(net.advance, lambda: next(calls) < failures)
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=8)
+    if left is None:
+        with pytest.raises(OutOfMemory, match=r"cpu ran out of memory"):
+            list(restorer.stream(moving_clip(20, 8, 8)))
+        return
+    assert len(list(restorer.stream(moving_clip(20, 8, 8)))) == 20
+    assert caplog.messages[-1].endswith(f"--chunk {left[0]} --lookahead {left[1]}")
+
+
+def test_memory_that_runs_out_in_rendering_costs_no_frame_either():
+    """Eleven of a chunk's sixteen are rendered, more than the next chunk has."""
+    net, clip, alive, left = small_basicvsr(), moving_clip(20, 8, 8), weakref.WeakSet(), []
+    whole = net(clip)
+    advance, calls = net.advance, itertools.count()
+
+    def counted(*args):
+        left.append(len(alive))
+        out = advance(*args)
+        alive.add(out)
+        return out
+
+    def render(*args, original=net.render):
+        if next(calls) == 11:
+            left.clear()
+            raise MemoryError
+        return original(*args)
+
+    net.advance, net.render = counted, render
+    assert torch.equal(run(net, clip, chunk=16, lookahead=20), whole)
+    assert left[0] <= 1  # of the failed try's features, when the next begins
+
+
+def test_another_error_is_not_taken_for_want_of_memory(caplog):
+    net = small_basicvsr()
+
+    def broken(*args):
+        raise RuntimeError("shapes do not fit")
+
+    net.advance = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run(net, moving_clip(3, 8, 8))
+    assert caplog.messages == []

@@ -14,15 +14,22 @@ With the whole shot as one chunk the backward passes start at its true end, and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+import torch
 from torch import Tensor
 
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.windows import windows
+from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
+
+log = logging.getLogger("vrestore")
+
+LEAST_FRAMES = 4  # to render at a time, and to look ahead, where memory runs out
 
 
 @dataclass(frozen=True)
@@ -65,42 +72,75 @@ def propagate(
 
     ``chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk + lookahead``
     frames, with their flows and features, are held, and the network's ``context`` of frames more;
-    a flow is computed once.
+    a flow is computed once. Where memory runs out, the same frames are tried again with shorter
+    chunks, then with less look-ahead, and nothing is lost; what still does not fit is raised.
     """
-    reach = None if chunk is None else chunk + lookahead
-    stream = _encoded(run, net, frames, reach)
+    stream = _seen(run, net, frames, None if chunk is None else chunk + lookahead)
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
     newest: Features | None = None
+    waiting: Seen | None = None
     ended = False
+    rendered = 0  # of the window's first frames, before memory ran out
     while True:
-        while not ended and (reach is None or len(window) < reach):
-            x = next(stream, None)
-            if x is None:
-                ended = True
-                break
-            window.append(Moment(x, None if newest is None else run.flow(newest, x)))
-            newest = x
-        if not window:
+        reach = None if chunk is None else chunk + lookahead
+        if waiting is None and not ended and (reach is None or len(window) < reach):
+            waiting = next(stream, None)
+            ended = waiting is None
+        if waiting is None and not window:
             return
-        count = len(window) if chunk is None else min(chunk, len(window))
-        features = _run_passes(run, net.passes, window, count, carried)
-        for i in range(count):
-            yield run.render(window[i].x, features[i])
-            features[i] = {}
-        del features, window[:count]
+        features: list[dict[str, Tensor]] = []
+        try:
+            if waiting is not None:
+                x = run.encode(waiting)
+                window.append(Moment(x, None if newest is None else run.flow(newest, x)))
+                newest, waiting = x, None
+                continue
+            near = window[:reach]
+            count = len(near) if chunk is None else min(chunk, len(near))
+            features, moved_on = _run_passes(run, net.passes, near, count, carried)
+            del near
+            while rendered < count:
+                out = run.render(window[rendered].x, features[rendered])
+                features[rendered] = {}
+                rendered += 1
+                yield out
+                del out
+        except (RuntimeError, MemoryError) as error:
+            less = None if chunk is None else shorter(chunk, lookahead)
+            if less is None or not is_out_of_memory(error):
+                raise
+        else:
+            carried, rendered = moved_on, rendered - count
+            del window[:count]
+            continue
+        # Only here, behind the handler, has the error let go of what it held.
+        chunk, lookahead = less
+        log.warning("out of memory: going on with --chunk %d --lookahead %d", chunk, lookahead)
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _encoded(
+def shorter(chunk: int, lookahead: int) -> tuple[int, int] | None:
+    """What to try after ``chunk`` and ``lookahead``, None: no less would do.
+
+    Shorter chunks cost time, and come first; less look-ahead costs quality.
+    """
+    if chunk > LEAST_FRAMES:
+        return max(chunk // 2, LEAST_FRAMES), lookahead
+    return (chunk, max(lookahead // 2, LEAST_FRAMES)) if lookahead > LEAST_FRAMES else None
+
+
+def _seen(
     run: InPrecision, net: RecurrentNetwork, frames: Iterable[Tensor], reach: int | None
-) -> Iterator[Features]:
-    """What the passes take in; the shot is surveyed once, on its first ``reach`` frames."""
+) -> Iterator[Seen]:
+    """What frames are encoded from; the shot is surveyed once, on its first ``reach`` frames."""
     stream = iter(frames)
     first = list(islice(stream, reach))
     shot = run.survey(first) if first else 0
     frames = chain(_handed_over(first), stream)
     for w in windows(frames, net.context, net.context, net.border):
-        yield run.encode(Seen(w.items, w.index, w.last, shot))
+        yield Seen(w.items, w.index, w.last, shot)
 
 
 def _handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
@@ -116,11 +156,13 @@ def _run_passes(
     window: list[Moment],
     count: int,
     carried: dict[str, Trail],
-) -> list[dict[str, Tensor]]:
+) -> tuple[list[dict[str, Tensor]], dict[str, Trail]]:
     """The features of the first ``count`` frames of the window, from all passes in their order.
 
-    ``carried`` holds the forward passes' memory before the window and is moved on by ``count``.
+    ``carried`` holds the forward passes' memory before the window; the other result is theirs after
+    ``count`` frames.
     """
+    moved_on: dict[str, Trail] = {}
     features: list[dict[str, Tensor]] = [{} for _ in window]
     for pass_ in passes:
         # Only what a later pass reads ahead of the chunk is kept, and run, ahead of the chunk.
@@ -140,8 +182,8 @@ def _run_passes(
             if i < reach:
                 features[i][pass_.name] = state
             if pass_.step > 0 and i == count - 1:
-                carried[pass_.name] = trail.copy()
-    return features[:count]
+                moved_on[pass_.name] = trail.copy()
+    return features[:count], moved_on
 
 
 def _read_ahead(pass_: Pass, passes: tuple[Pass, ...]) -> bool:
