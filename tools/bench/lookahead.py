@@ -1,0 +1,73 @@
+"""What chunks cost in quality, against how far ahead their backward passes start.
+
+``python tools/bench/lookahead.py ../shared/media/val``: the shipped network; ``--weights FILE`` for
+others. Clips are reduced by MATLAB's bicubic filter and restored as a whole shot and in chunks;
+``worst_dB`` is the most that a clip's mean Y-PSNR loses, ``to_whole_dB`` the least Y-PSNR of chunks
+against the whole shot.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from table import show
+from torch import Tensor
+
+from vrestore.engine.restorer import Restorer
+from vrestore.evaluate.metrics import luma, psnr
+from vrestore.models.catalogue import load_model
+from vrestore.train.data import read_frames, shrink
+
+CROP = 4
+
+
+def main() -> None:
+    """One table: every look-ahead on all clips."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path, action="append", help="a checkpoint; many can be")
+    parser.add_argument("--chunk", type=int, default=8, help="short, so that there are many edges")
+    parser.add_argument("--lookahead", default="0,2,4,8,16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    clips = [read_frames(path) for path in sorted(args.folder.glob("*.mp4"))]
+    rows = []
+    for weights in args.weights or [None]:
+        net = load_model("basicvsr", weights)
+        how = {"device": args.device, "precision": "fp32", "chunk": args.chunk}
+        whole = Restorer(net, propagation="whole", **how)
+        truths = [(clip, whole_of(whole, clip)) for clip in clips]
+        for lookahead in map(int, args.lookahead.split(",")):
+            restorer = Restorer(net, lookahead=lookahead, **how)
+            lost, near = [], []
+            for clip, best in truths:
+                out = whole_of(restorer, clip)
+                lost.append(y_psnr(best, clip) - y_psnr(out, clip))
+                near.append(y_psnr(out, best))
+            rows.append(
+                {
+                    "network": weights.stem if weights else "basicvsr",
+                    "chunk": args.chunk,
+                    "lookahead": lookahead,
+                    "worst_dB": round(max(lost), 4),
+                    "mean_dB": round(sum(lost) / len(lost), 4),
+                    "to_whole_dB": round(min(near), 1),
+                }
+            )
+            print(rows[-1], flush=True)
+    show(__file__, rows, args.device)
+
+
+def whole_of(restorer: Restorer, clip: Tensor) -> Tensor:
+    """The reduced clip restored, in 0..255 and not rounded: what is asked is less than a code."""
+    small = shrink(clip).float() / 255
+    return torch.stack([out.cpu().clamp(0, 1) * 255 for out in restorer.stream(small)])
+
+
+def y_psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over the frames of the luma's PSNR."""
+    return psnr(luma(a), luma(b), crop=CROP).mean().item()
+
+
+if __name__ == "__main__":
+    main()
