@@ -77,8 +77,10 @@ def told(error: BaseException) -> VrestoreError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's, torch's on a GPU, and what torch raises on a CPU: a RuntimeError that says so."""
+    """Python's, torch's on a GPU, and on a CPU a RuntimeError of torch or oneDNN that says so."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    said = str(error)
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and ("allocate memory" in said or said == "could not create a primitive")
     )

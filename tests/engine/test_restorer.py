@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from networks import moving_clip, small_basicvsr, small_edvr
@@ -63,12 +64,17 @@ def test_what_is_unknown_is_named(how, word):
 
 @pytest.mark.parametrize(
     "frame",
-    [torch.rand(8, 8, 3), torch.rand(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)],
-    ids=["channels last", "a clip", "bytes"],
+    [
+        torch.rand(8, 8, 3),
+        torch.rand(1, 3, 8, 8),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        np.zeros((3, 8, 8), np.float32),
+    ],
+    ids=["channels last", "a clip", "bytes", "numpy"],
 )
 def test_a_frame_of_another_form_is_refused(frame):
     for net in (load_model("bicubic"), small_basicvsr(), small_edvr()):
-        with pytest.raises(UsageError, match=r"a frame is \(3, H, W\)"):
+        with pytest.raises(UsageError, match=r"a frame is (a tensor )?\(3, H, W\)"):
             list(Restorer(net, precision="fp32", device="cpu").stream([frame]))
 
 

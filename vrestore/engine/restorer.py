@@ -77,11 +77,7 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                chunk = "whole" if self.propagation == "whole" else self.chunk
-                raise OutOfMemory(
-                    f"{self.device} ran out of memory; lower --chunk and --lookahead "
-                    f"(now {chunk} and {self.lookahead}), or use --device cpu"
-                ) from error
+                raise OutOfMemory(f"{self.device} ran out of memory; {self._advice()}") from error
 
     def _restored(self, frames: Iterable[Tensor], at_end: ExitStack) -> Iterator[Tensor]:
         """The runner that the network's kind and the propagation ask for."""
@@ -100,8 +96,21 @@ class Restorer:
         chunk = None if self.propagation == "whole" else self.chunk
         return propagate(run, net, map(self._batch, frames), chunk, self.lookahead)
 
+    def _advice(self) -> str:
+        """What may help where memory ran out; ``lookahead`` has tried shorter chunks by itself."""
+        less = "a smaller picture" if self.device.type == "cpu" else "--device cpu"
+        if not isinstance(self.network, RecurrentNetwork):
+            return f"try {less}"
+        if self.propagation == "lookahead":
+            return f"the shortest chunks did not fit either; try {less}"
+        if self.propagation == "whole":
+            return f"try --propagation exact, or {less}"
+        return f"try less than --chunk {self.chunk}, or {less}"
+
     def _batch(self, frame: Tensor) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
+        if not isinstance(frame, Tensor):
+            raise UsageError(f"a frame is a tensor (3, H, W), not {type(frame).__name__}")
         if frame.dim() != 3 or len(frame) != 3 or not frame.is_floating_point():
             raise UsageError(
                 f"a frame is (3, H, W), R'G'B' in 0..1, not {frame.dtype} {tuple(frame.shape)}"
