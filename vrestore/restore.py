@@ -97,6 +97,9 @@ def restore(
                         if progress:
                             seconds = time.monotonic() - started
                             progress(Progress(source, frame_count, expected, seconds))
+        if progress and frame_count != expected:  # it was unknown, an estimate, or too much
+            seconds = time.monotonic() - started
+            progress(Progress(source, frame_count, frame_count, seconds))
         written = writer.close()
 
     damage = reader.damage

@@ -16,6 +16,7 @@ from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, 
 from vrestore.errors import UsageError
 
 T = TypeVar("T")
+NTSC_ROUNDING = Fraction(1, 200)  # 23.98 is 24000/1001 as well
 FrameRate = NewType("FrameRate", Fraction)  # frames a second
 
 
@@ -62,10 +63,17 @@ def parse_time(text: str) -> Fraction:
 
 
 def parse_rate(text: str) -> FrameRate:
-    """``24``, ``23.976`` or ``24000/1001`` frames a second; UsageError for anything else."""
+    """``24``, ``23.976`` or ``24000/1001`` frames a second; UsageError for anything else.
+
+    A decimal near an NTSC rate is that rate, 1000/1001 of a whole number.
+    """
     if re.fullmatch(r"\d{1,9}(\.\d{1,9}|/\d{1,9})?", text, re.ASCII):
         with suppress(ZeroDivisionError):
-            if rate := Fraction(text):
+            rate = Fraction(text)
+            for whole in (24, 30, 48, 60, 120):
+                if "." in text and abs(rate - Fraction(whole * 1000, 1001)) < NTSC_ROUNDING:
+                    rate = Fraction(whole * 1000, 1001)
+            if rate:
                 return FrameRate(rate)
     raise UsageError(f"{text!r} is not a frame rate; write 24, 23.976 or 24000/1001")
 
