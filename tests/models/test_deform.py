@@ -72,8 +72,9 @@ def test_what_infers_equals_the_reference(name, band_bytes, monkeypatch):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_far_and_broken_offsets_do_the_same_with_and_without_gradients(layout):
-    z = {key: value.float() for key, value in random_inputs().items()}
+@pytest.mark.parametrize("groups", [1, 2])
+def test_far_and_broken_offsets_do_the_same_with_and_without_gradients(groups, layout):
+    z = {key: value.float() for key, value in random_inputs(groups=groups).items()}
     z["offset"][0, 0, 2, 2:5] = torch.tensor([1e30, -1e30, 4e9])
     z["offset"][1, 3, :, 1] = -3e9
     z = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in z.items()}
