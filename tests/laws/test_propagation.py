@@ -184,7 +184,7 @@ def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
     original = net.advance
 
     def advance(*args):
-        if len(alive) > 10:
+        if len(alive) > 7:
             raise MemoryError
         out = original(*args)
         alive.add(out)

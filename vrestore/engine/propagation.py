@@ -89,20 +89,18 @@ def propagate(
             ended = waiting is None
         if waiting is None and not window:
             return
-        features: list[dict[str, Tensor]] = []
         try:
             if waiting is not None:
                 x = run.encode(waiting)
                 window.append(Moment(x, None if newest is None else run.flow(newest, x)))
                 newest, waiting = x, None
                 continue
-            near = window[:reach]
-            count = len(near) if chunk is None else min(chunk, len(near))
-            features, moved_on = _run_passes(run, net.passes, near, count, carried)
-            del near
-            while rendered < count:
-                out = run.render(window[rendered].x, features[rendered])
-                features[rendered] = {}
+            moved_on: dict[str, Trail] = {}
+            count = min(chunk or len(window), len(window))
+            restored = _rendered(
+                run, net.passes, window[:reach], count, carried, moved_on, rendered
+            )
+            for out in restored:
                 rendered += 1
                 yield out
                 del out
@@ -112,7 +110,7 @@ def propagate(
                 raise
         else:
             carried, rendered = moved_on, rendered - count
-            del window[:count]
+            del window[:count], restored
             continue
         # Only here, behind the handler, has the error let go of what it held.
         chunk, lookahead = less
@@ -150,21 +148,24 @@ def _handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
         yield frames.pop()
 
 
-def _run_passes(
+def _rendered(
     run: InPrecision,
     passes: tuple[Pass, ...],
     window: list[Moment],
     count: int,
     carried: dict[str, Trail],
-) -> tuple[list[dict[str, Tensor]], dict[str, Trail]]:
-    """The features of the first ``count`` frames of the window, from all passes in their order.
+    moved_on: dict[str, Trail],
+    already: int,
+) -> Iterator[Tensor]:
+    """The window's first ``count`` frames restored, but for those that ``already`` were.
 
-    ``carried`` holds the forward passes' memory before the window; the other result is theirs after
-    ``count`` frames.
+    ``carried`` holds the forward passes' memory before the window; ``moved_on`` is filled with
+    theirs after ``count`` frames.
     """
-    moved_on: dict[str, Trail] = {}
     features: list[dict[str, Tensor]] = [{} for _ in window]
-    for pass_ in passes:
+    # A frame is rendered as soon as a last forward pass has reached it: less is held.
+    renders = passes[-1] if passes[-1].step > 0 else None
+    for pass_ in passes if renders is None else passes[:-1]:
         # Only what a later pass reads ahead of the chunk is kept, and run, ahead of the chunk.
         reach = len(window) if _read_ahead(pass_, passes) else count
         if pass_.step < 0:
@@ -172,18 +173,39 @@ def _run_passes(
         else:
             trail, order = carried[pass_.name].copy(), iter(range(reach))
         for i in order:
-            pair = window[i].pair if pass_.step > 0 else None
-            flow = pair[1] if pair else None
-            if pass_.step < 0 and i + 1 < len(window):
-                ahead = window[i + 1].pair
-                flow = ahead[0] if ahead else None
-            read = [features[i][name] for name in pass_.reads]
-            state = trail.advance(run, pass_, window[i].x, flow, read)
+            state = _step(run, pass_, window, i, trail, features[i])
             if i < reach:
                 features[i][pass_.name] = state
             if pass_.step > 0 and i == count - 1:
                 moved_on[pass_.name] = trail.copy()
-    return features[:count], moved_on
+    if renders is not None:
+        trail = carried[renders.name].copy()
+    for i in range(count):
+        if renders is not None:
+            features[i][renders.name] = _step(run, renders, window, i, trail, features[i])
+        if i >= already:
+            yield run.render(window[i].x, features[i])
+        features[i] = {}
+    if renders is not None:
+        moved_on[renders.name] = trail
+
+
+def _step(
+    run: InPrecision,
+    pass_: Pass,
+    window: list[Moment],
+    i: int,
+    trail: Trail,
+    features: dict[str, Tensor],
+) -> Tensor:
+    """One pass goes one frame further, to frame ``i``."""
+    if pass_.step > 0:
+        pair = window[i].pair
+        flow = pair[1] if pair else None
+    else:
+        pair = window[i + 1].pair if i + 1 < len(window) else None
+        flow = pair[0] if pair else None
+    return trail.advance(run, pass_, window[i].x, flow, [features[name] for name in pass_.reads])
 
 
 def _read_ahead(pass_: Pass, passes: tuple[Pass, ...]) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
+from vrestore.engine.memory import keep_freed_memory
 from vrestore.engine.precision import InPrecision, choose_dtype
 from vrestore.engine.propagation import propagate
 from vrestore.engine.spool import Spool
@@ -50,6 +51,8 @@ class Restorer:
         if chunk < 1 or lookahead < 0:
             raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
         self.device = find_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.network = network.to(self.device).eval()
         self.scale = network.scale
         self.dtype = choose_dtype(precision, network, self.device)
