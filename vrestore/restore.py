@@ -113,7 +113,7 @@ def restore(
         output_size=(width, height),
         model=str(options.weights or options.model),
         device=str(restorer.device),
-        precision=str(restorer.dtype).removeprefix("torch."),
+        precision=restorer.precision,
         colour=describe(info.colour, info.pixel_format),
         guessed=info.colour.guessed,
         copied=written.copied,

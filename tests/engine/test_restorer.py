@@ -4,7 +4,7 @@ import torch
 from networks import moving_clip, small_basicvsr, small_edvr
 
 from vrestore import Restorer, load_model
-from vrestore.engine.precision import choose_dtype
+from vrestore.engine.precision import InPrecision, choose_precision
 from vrestore.errors import UsageError
 
 
@@ -33,18 +33,18 @@ def test_half_precision_stays_near_float32_and_comes_back_as_float32():
 
 def test_auto_keeps_networks_without_parameters_exact():
     net = load_model("identity")
-    assert choose_dtype("auto", net, torch.device("cpu")) is torch.float32
+    assert choose_precision("auto", net, torch.device("cpu")) == "fp32"
 
 
 def test_auto_takes_what_is_fast_here(monkeypatch):
     from vrestore.engine import precision
 
     net = small_basicvsr()
-    for slow, expected in [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]:
+    for slow, expected in [(torch.bfloat16, "fp32"), (torch.float32, "bf16")]:
         monkeypatch.setattr(
             precision, "_seconds", lambda n, d, dtype, slow=slow: 5.0 if dtype is slow else 1.0
         )
-        assert choose_dtype("auto", net, torch.device("cpu")) is expected
+        assert choose_precision("auto", net, torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,45 @@ def test_no_gradient_is_kept_and_grad_mode_does_not_leak_through_the_generator()
     assert not out.requires_grad
     assert torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        (lambda out: out * float("nan"), "no number"),
+        (lambda out: out * 0 + 0.5, "empty picture"),
+        (lambda out: out + 0.02, "dB from float32"),
+    ],
+)
+def test_a_precision_that_fails_on_the_first_frames_is_given_up(spoiled, said, caplog, monkeypatch):
+    net, clip = small_basicvsr(), moving_clip(7)
+    truth = torch.stack(list(Restorer(net, precision="fp32", device="cpu").stream(clip)))
+    render = InPrecision.render
+
+    def failing(self, *args):
+        out = render(self, *args)
+        return out if self.precision == "fp32" else spoiled(out)
+
+    monkeypatch.setattr(InPrecision, "render", failing)
+    for frames in (clip, iter(clip)):
+        caplog.clear()
+        restorer = Restorer(net, precision="bf16", device="cpu")
+        assert torch.equal(torch.stack(list(restorer.stream(frames))), truth)
+        assert restorer.precision == "fp32"
+        (message,) = caplog.messages
+        assert said in message
+        assert message.endswith("going on in fp32")
+
+
+def test_a_flat_beginning_proves_nothing(monkeypatch):
+    """A film that fades in from black is tried again where there is something to see."""
+    from vrestore.engine import restorer as module
+
+    tries = []
+    difference = module.difference
+    monkeypatch.setattr(module, "difference", lambda *ab: tries.append(1) or difference(*ab))
+    restorer = Restorer(small_basicvsr(), precision="bf16", device="cpu")
+    list(restorer.stream(torch.zeros(3, 3, 20, 24)))
+    list(restorer.stream(moving_clip(3)))
+    list(restorer.stream(moving_clip(3)))
+    assert len(tries) == 2

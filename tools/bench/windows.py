@@ -31,7 +31,7 @@ def main() -> None:
     torch.manual_seed(0)
     net = EDVR()
     restorer = Restorer(net, device=args.device, precision=args.precision)
-    run = InPrecision(net, restorer.device, restorer.dtype)
+    run = InPrecision(net, restorer.device, restorer.precision)
     clip = torch.rand(args.frames, 3, height, width)
 
     def naive() -> Iterator[Tensor]:

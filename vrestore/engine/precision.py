@@ -1,4 +1,4 @@
-"""In which arithmetic a network runs: float32, or half precision where that is faster."""
+"""In which arithmetic a network runs: float32, or less where that is faster and holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vrestore.errors import UsageError
+from vrestore.models.int8 import in_int8, int8_is_possible
 from vrestore.models.temporal import (
     Features,
     FrameNetwork,
@@ -24,7 +25,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = (*DTYPES, "int8")
 WORTH_IT = 1.25  # half precision must be this many times faster before ``auto`` takes it
+NEAR_DB = 45.0  # from float32: less can be seen to drift
 ROUNDS = 3  # by turns, so that what else the machine does strikes all alike
 
 
@@ -34,10 +37,11 @@ class InPrecision:
     No gradients are kept, and no context stays open between calls: the callers are generators.
     """
 
-    def __init__(self, net: Network, device: torch.device, dtype: torch.dtype) -> None:
-        self.net = net
+    def __init__(self, net: Network, device: torch.device, precision: str) -> None:
+        self.net = in_int8(net) if precision == "int8" else net
         self.device = device
-        self.dtype = dtype
+        self.precision = precision
+        self.dtype = DTYPES.get(precision, torch.float32)
 
     def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         lower = self.dtype != torch.float32
@@ -94,17 +98,20 @@ class InPrecision:
         return self._call(self.net.render, x, features).float()
 
 
-def choose_dtype(name: str, net: Network, device: torch.device) -> torch.dtype:
-    """The type behind ``fp32``, ``bf16``, ``fp16``; ``auto`` runs the network in each and times it.
+def choose_precision(name: str, net: Network, device: torch.device) -> str:
+    """``fp32``, ``bf16``, ``fp16`` or ``int8``; ``auto`` times the first three on the network.
 
-    A network without parameters has nothing to gain and stays exact. UsageError: unknown name.
+    A network without parameters has nothing to gain and stays exact. UsageError: unknown name, or
+    ``int8`` where there is none.
     """
-    if name in DTYPES:
-        return DTYPES[name]
+    if name == "int8" and (device.type != "cpu" or not int8_is_possible()):
+        raise UsageError(f"precision int8 is for x86 CPUs, not for {device}; choose another")
+    if name in PRECISIONS:
+        return name
     if name != "auto":
-        raise UsageError(f"precision {name!r} is unknown; choose auto, {', '.join(DTYPES)}")
+        raise UsageError(f"precision {name!r} is unknown; choose auto, {', '.join(PRECISIONS)}")
     if not any(True for _ in net.parameters()):
-        return torch.float32
+        return "fp32"
     candidates = ["fp32", "fp16", "bf16"] if device.type == "cuda" else ["fp32", "bf16"]
     seconds = dict.fromkeys(candidates, float("inf"))
     for c in candidates:
@@ -113,7 +120,18 @@ def choose_dtype(name: str, net: Network, device: torch.device) -> torch.dtype:
         for c in candidates:
             seconds[c] = min(seconds[c], _seconds(net, device, DTYPES[c]))
     fastest = min(seconds, key=seconds.__getitem__)
-    return DTYPES[fastest if seconds["fp32"] > WORTH_IT * seconds[fastest] else "fp32"]
+    return fastest if seconds["fp32"] > WORTH_IT * seconds[fastest] else "fp32"
+
+
+def difference(truth: Tensor, found: Tensor) -> str | None:
+    """What is wrong with frames, nominal 0..1, in a precision below float32's ``truth``."""
+    if not found.isfinite().all():
+        return "gives what is no number"
+    if found.std() == 0 and truth.std() > 0:
+        return "gives an empty picture"
+    error = (found.clamp(0, 1) - truth.clamp(0, 1)).square().mean()
+    psnr = -10 * error.log10().item()
+    return None if psnr >= NEAR_DB else f"is {psnr:.0f} dB from float32, less than {NEAR_DB:g}"
 
 
 def _seconds(net: Network, device: torch.device, dtype: torch.dtype) -> float:

@@ -136,12 +136,12 @@ def _seen(
     stream = iter(frames)
     first = list(islice(stream, reach))
     shot = run.survey(first) if first else 0
-    frames = chain(_handed_over(first), stream)
+    frames = chain(handed_over(first), stream)
     for w in windows(frames, net.context, net.context, net.border):
         yield Seen(w.items, w.index, w.last, shot)
 
 
-def _handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
+def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
     """The frames one by one, each held no longer."""
     frames.reverse()
     while frames:
