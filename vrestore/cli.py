@@ -111,8 +111,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--propagation", help="lookahead (default), whole (a shot in one piece), "
         "exact (as whole, in the memory of chunks)")  # fmt: skip
-    group.add_argument("--chunk", type=int, help="frames rendered at a time (default 32)")
+    group.add_argument("--memory", metavar="SIZE",
+        help="what the program may take, such as 4GiB (default: most of what is free)")  # fmt: skip
+    group.add_argument("--chunk", type=int,
+        help="frames rendered at a time (default: 32, or what fits the memory)")  # fmt: skip
     group.add_argument("--lookahead", type=int, help="frames seen beyond the chunk (default 16)")
+    group.add_argument("--tile", type=int, metavar="PIXELS",
+        help="restore in tiles of such a side (default: only if it must be)")  # fmt: skip
+    group.add_argument("--plan", action="store_true",
+        help="say what memory, time and room it will take, and stop")  # fmt: skip
     group.add_argument("--scene-cuts", choices=("on", "off"), help="restart at cuts (default on)")
     add("--json", action="store_true", help="progress and report as JSON lines on standard output")
     add("--quiet", action="store_true", help="no progress, no report")
@@ -134,8 +141,10 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else None
     is_folder = (args.output or "").endswith((os.sep, os.altsep or os.sep))
     show = choose_display(args)
+    if args.plan and len(inputs) > 1:
+        raise UsageError("--plan is for one film at a time")
     try:
-        if len(inputs) > 1 or (is_folder and not inputs[0].is_dir()):
+        if len(inputs) > 1 or (is_folder and not inputs[0].is_dir() and not args.plan):
             if output and not is_folder and output.suffix and not output.is_dir():
                 raise UsageError(
                     f"{output}: several inputs go into a folder; write {output}{os.sep}"
@@ -147,10 +156,15 @@ def run(args: argparse.Namespace) -> int:
             failed = [outcome for outcome in outcomes if outcome.failed(options)]
             alone = len(inputs) == 1 and failed
             return failed[0].exit_code if alone else int(bool(failed))
-        if output and is_folder:
+        if output and is_folder and not args.plan:
             make_folder(output)
         look(inputs[0], options)  # what is not there needs no weights
         fetch_weights(options, show)
+        if args.plan:
+            from vrestore.plan import plan
+
+            show.planned(plan(inputs[0], output, options))
+            return 0
         report = restore(inputs[0], output, options=options, progress=show.progress)
         show.report(report)
     finally:

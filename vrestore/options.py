@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vrestore.errors import UsageError
-from vrestore.settings import FrameRate, converted
+from vrestore.settings import ByteSize, FrameRate, converted
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,11 @@ class RestoreOptions:
 
     ``model``: a catalogue name, or a checkpoint's path; ``weights``: a checkpoint instead of the
     catalogue's. ``scale``: of the output against the input, None = the network's. ``fps``: of a
-    film made of pictures, None = 25. ``start`` and ``end``: seconds from the first frame,
-    ``[start, end)``. ``crf``, ``preset``, ``bitrate``, ``pix_fmt``: ffmpeg's, None = a visually
-    lossless default of the codec. ``offline``: weights that are not on this machine are not
-    fetched.
+    film made of pictures, None = 25. ``chunk`` and ``tile`` None: what fits the memory at hand;
+    the program may take ``memory`` bytes of it. ``start`` and ``end``: seconds from the first
+    frame, ``[start, end)``. ``crf``, ``preset``, ``bitrate``, ``pix_fmt``: ffmpeg's, None = a
+    visually lossless default of the codec. ``offline``: weights that are not on this machine are
+    not fetched.
     """
 
     model: str = "basicvsr"
@@ -30,8 +31,10 @@ class RestoreOptions:
     device: str = "auto"
     precision: str = "auto"
     propagation: str = "lookahead"
-    chunk: int = 32
+    chunk: int | None = None
     lookahead: int = 16
+    tile: int | None = None
+    memory: ByteSize | None = None
     scene_cuts: bool = True
     codec: str | None = None
     crf: float | None = None

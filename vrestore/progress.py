@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vrestore.jobs.batch import Outcome
     from vrestore.models.entry import Entry
+    from vrestore.plan import Plan
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -42,6 +43,9 @@ class Silence:
 
     def fetched(self, done: int, total: int | None) -> None:
         """Called while weights are fetched, with bytes."""
+
+    def planned(self, plan: Plan) -> None:
+        """Called when it is known what a film will take."""
 
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         """Called when it is known what an output was made from."""
@@ -90,6 +94,9 @@ class PlainLines(Silence):
     def report(self, report: Report) -> None:
         self.last = float("-inf")
         print("\n".join(report.lines()), flush=True)
+
+    def planned(self, plan: Plan) -> None:
+        print("\n".join(plan.lines()), flush=True)
 
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         for number, share in shares.items():
@@ -180,6 +187,9 @@ class JsonLines(Silence):
 
     def report(self, report: Report) -> None:
         self.write("report", **report.as_dict())
+
+    def planned(self, plan: Plan) -> None:
+        self.write("plan", **plan.as_dict())
 
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         rounded = {str(number): round(share, 6) for number, share in shares.items()}

@@ -133,6 +133,8 @@ def load_restorer(options: RestoreOptions) -> Restorer:
         device=options.device,
         chunk=options.chunk,
         lookahead=options.lookahead,
+        tile=options.tile,
+        memory=options.memory,
     )
 
 

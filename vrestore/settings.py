@@ -18,6 +18,8 @@ from vrestore.errors import UsageError
 T = TypeVar("T")
 NTSC_ROUNDING = Fraction(1, 200)  # 23.98 is 24000/1001 as well
 FrameRate = NewType("FrameRate", Fraction)  # frames a second
+ByteSize = NewType("ByteSize", int)
+BYTES_OF = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
@@ -78,6 +80,16 @@ def parse_rate(text: str) -> FrameRate:
     raise UsageError(f"{text!r} is not a frame rate; write 24, 23.976 or 24000/1001")
 
 
+def parse_size(text: str) -> ByteSize:
+    """``4GiB``, ``4G``, ``500MiB`` or bytes; UsageError for anything else, and for nothing."""
+    form = r"(\d{1,9}(?:\.\d{1,9})?|\d{1,18}) ?([kmgt]?)(?:i?b)?"
+    found = re.fullmatch(form, text, re.IGNORECASE | re.ASCII)
+    size = round(float(found[1]) * BYTES_OF[found[2].lower()]) if found else 0
+    if size < 1:
+        raise UsageError(f"{text!r} is not a size; write 4GiB, 500MiB or bytes")
+    return ByteSize(size)
+
+
 def _convert(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
@@ -100,6 +112,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return Path(value)
     if hint is FrameRate and type(value) in (str, int, float):
         return parse_rate(str(value))
+    if hint is ByteSize and type(value) in (str, int):
+        return parse_size(str(value))
     if hint is Fraction and type(value) in (str, int, float):
         return parse_time(str(value))
     if hint is Any or (type(value) is hint):

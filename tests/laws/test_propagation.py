@@ -199,7 +199,14 @@ def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
     ]
 
 
-@pytest.mark.parametrize(("failures", "left"), [(1, (8, 8)), (3, (4, 4)), (4, None)])
+@pytest.mark.parametrize(
+    ("failures", "left"),
+    [
+        (1, "--chunk 8 --lookahead 8"),
+        (3, "--chunk 4 --lookahead 4"),
+        (4, None),
+    ],
+)
 def test_chunks_are_shortened_before_look_ahead_and_then_it_is_said(failures, left, caplog):
     net, calls = small_basicvsr(), itertools.count()
     net.advance = starving(net.advance, lambda: next(calls) < failures)
@@ -209,7 +216,7 @@ def test_chunks_are_shortened_before_look_ahead_and_then_it_is_said(failures, le
             list(restorer.stream(moving_clip(20, 8, 8)))
         return
     assert len(list(restorer.stream(moving_clip(20, 8, 8)))) == 20
-    assert caplog.messages[-1].endswith(f"--chunk {left[0]} --lookahead {left[1]}")
+    assert caplog.messages[-1].endswith(left)
 
 
 def test_memory_that_runs_out_in_rendering_costs_no_frame_either():
@@ -233,6 +240,29 @@ def test_memory_that_runs_out_in_rendering_costs_no_frame_either():
     net.advance, net.render = counted, render
     assert torch.equal(run(net, clip, chunk=16, lookahead=20), whole)
     assert left[0] <= 1  # of the failed try's features, when the next begins
+
+
+def test_what_does_not_fit_whole_is_restored_in_tiles_and_nothing_is_lost(caplog):
+    """Memory that holds 100x100 pixels of a picture runs out after nine frames of 140x150."""
+    net, clip, calls = small_basicvsr(), moving_clip(30, 140, 150), itertools.count()
+    whole = run(net, clip, propagation="whole")
+    original = net.advance
+
+    def advance(pass_, x, *args):
+        if next(calls) > 40 and x[0].shape[-1] > 130:
+            raise MemoryError
+        return original(pass_, x, *args)
+
+    net.advance = advance
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=8, lookahead=4)
+    out = torch.stack(list(restorer.stream(iter(clip))))
+    assert out.shape == whole.shape
+    assert (out - whole).abs().mean() < 1e-3
+    tiles = [m for m in caplog.messages if "--tile" in m]
+    assert [m.rpartition(" ")[2] for m in tiles] == ["128"]
+    caplog.clear()
+    assert len(list(restorer.stream(clip[:6]))) == 6  # the next shot begins with what fits
+    assert not caplog.messages
 
 
 def test_another_error_is_not_taken_for_want_of_memory(caplog):

@@ -22,14 +22,13 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from vrestore.engine.memory import Lengths, shorter
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 log = logging.getLogger("vrestore")
-
-LEAST_FRAMES = 4  # to render at a time, and to look ahead, where memory runs out
 
 
 @dataclass(frozen=True)
@@ -62,20 +61,17 @@ class Trail:
 
 
 def propagate(
-    run: InPrecision,
-    net: RecurrentNetwork,
-    frames: Iterable[Tensor],
-    chunk: int | None,
-    lookahead: int,
+    run: InPrecision, net: RecurrentNetwork, frames: Iterable[Tensor], lengths: Lengths
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
-    ``chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk + lookahead``
-    frames, with their flows and features, are held, and the network's ``context`` of frames more;
-    a flow is computed once. Where memory runs out, the same frames are tried again with shorter
-    chunks, then with less look-ahead, and nothing is lost; what still does not fit is raised.
+    ``lengths.chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk +
+    lookahead`` frames, with their flows and features, are held, and the network's ``context`` of
+    frames more; a flow is computed once. Where memory runs out, the same frames are tried again
+    with shorter chunks, then with less look-ahead, and nothing is lost; what still does not fit is
+    raised.
     """
-    stream = _seen(run, net, frames, None if chunk is None else chunk + lookahead)
+    stream = _seen(run, net, frames, lengths.reach)
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
     newest: Features | None = None
@@ -83,7 +79,7 @@ def propagate(
     ended = False
     rendered = 0  # of the window's first frames, before memory ran out
     while True:
-        reach = None if chunk is None else chunk + lookahead
+        reach = lengths.reach
         if waiting is None and not ended and (reach is None or len(window) < reach):
             waiting = next(stream, None)
             ended = waiting is None
@@ -96,16 +92,14 @@ def propagate(
                 newest, waiting = x, None
                 continue
             moved_on: dict[str, Trail] = {}
-            count = min(chunk or len(window), len(window))
-            restored = _rendered(
-                run, net.passes, window[:reach], count, carried, moved_on, rendered
-            )
+            count = min(lengths.chunk or len(window), len(window))
+            restored = _rendered(run, net, window[:reach], count, carried, moved_on, rendered)
             for out in restored:
                 rendered += 1
                 yield out
                 del out
         except (RuntimeError, MemoryError) as error:
-            less = None if chunk is None else shorter(chunk, lookahead)
+            less = shorter(lengths)
             if less is None or not is_out_of_memory(error):
                 raise
         else:
@@ -113,20 +107,12 @@ def propagate(
             del window[:count], restored
             continue
         # Only here, behind the handler, has the error let go of what it held.
-        chunk, lookahead = less
-        log.warning("out of memory: going on with --chunk %d --lookahead %d", chunk, lookahead)
+        lengths = less
+        log.warning(
+            "out of memory: going on with --chunk %d --lookahead %d", less.chunk, less.lookahead
+        )
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def shorter(chunk: int, lookahead: int) -> tuple[int, int] | None:
-    """What to try after ``chunk`` and ``lookahead``, None: no less would do.
-
-    Shorter chunks cost time, and come first; less look-ahead costs quality.
-    """
-    if chunk > LEAST_FRAMES:
-        return max(chunk // 2, LEAST_FRAMES), lookahead
-    return (chunk, max(lookahead // 2, LEAST_FRAMES)) if lookahead > LEAST_FRAMES else None
 
 
 def _seen(
@@ -150,7 +136,7 @@ def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
 
 def _rendered(
     run: InPrecision,
-    passes: tuple[Pass, ...],
+    net: RecurrentNetwork,
     window: list[Moment],
     count: int,
     carried: dict[str, Trail],
@@ -163,11 +149,12 @@ def _rendered(
     theirs after ``count`` frames.
     """
     features: list[dict[str, Tensor]] = [{} for _ in window]
+    passes = net.passes
     # A frame is rendered as soon as a last forward pass has reached it: less is held.
     renders = passes[-1] if passes[-1].step > 0 else None
     for pass_ in passes if renders is None else passes[:-1]:
         # Only what a later pass reads ahead of the chunk is kept, and run, ahead of the chunk.
-        reach = len(window) if _read_ahead(pass_, passes) else count
+        reach = len(window) if net.read_ahead(pass_) else count
         if pass_.step < 0:
             trail, order = Trail(), reversed(range(len(window)))
         else:
@@ -206,10 +193,3 @@ def _step(
         pair = window[i + 1].pair if i + 1 < len(window) else None
         flow = pair[0] if pair else None
     return trail.advance(run, pass_, window[i].x, flow, [features[name] for name in pass_.reads])
-
-
-def _read_ahead(pass_: Pass, passes: tuple[Pass, ...]) -> bool:
-    """Whether a later backward pass reads this one, directly or through a forward pass."""
-    later = passes[passes.index(pass_) + 1 :]
-    readers = [p for p in later if pass_.name in p.reads]
-    return any(p.step < 0 or _read_ahead(p, passes) for p in readers)

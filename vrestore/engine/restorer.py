@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Literal
@@ -13,10 +14,19 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.memory import keep_freed_memory
+from vrestore.engine.memory import (
+    TILE_SIDES,
+    Lengths,
+    at_hand,
+    fitting,
+    keep_freed_memory,
+    shorter,
+)
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate
+from vrestore.engine.retry import Held, in_turn
 from vrestore.engine.spool import Spool
+from vrestore.engine.tiling import OVERLAP, tiled
 from vrestore.engine.windows import slide
 from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
@@ -40,6 +50,10 @@ class Restorer:
     below float32 is tried on the first frames, and given up with a warning if it is not near it.
     ``device``: ``auto``, or torch's name of one. The network is moved to the device. UsageError: an
     unknown name, or a size below its least.
+
+    ``chunk`` None: 32 frames, or what fits the memory at hand, of which the program may take
+    ``memory`` bytes; then pictures may be cut into tiles too. ``tile``: so many pixels of the input
+    on a side. Where memory runs out all the same, what can be made smaller is, one warning each.
     """
 
     def __init__(
@@ -49,14 +63,18 @@ class Restorer:
         propagation: Literal["lookahead", "whole", "exact"] | str = "lookahead",
         precision: str = "auto",
         device: str | torch.device = "auto",
-        chunk: int = CHUNK_FRAMES,
+        chunk: int | None = None,
         lookahead: int = LOOKAHEAD_FRAMES,
+        tile: int | None = None,
+        memory: int | None = None,
     ) -> None:
         if propagation not in PROPAGATIONS:
             known = ", ".join(PROPAGATIONS)
             raise UsageError(f"propagation {propagation!r} is unknown; choose one of {known}")
-        if chunk < 1 or lookahead < 0:
+        if (chunk is not None and chunk < 1) or lookahead < 0:
             raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
+        if tile is not None and tile < 3 * OVERLAP:
+            raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -66,8 +84,10 @@ class Restorer:
         self._run = InPrecision(self.network, self.device, self.precision)
         self._tried = self.precision == "fp32"
         self.propagation = propagation
-        self.chunk = chunk
-        self.lookahead = lookahead
+        self.memory = memory
+        self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead, tile)
+        self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
+        self._fits = chunk is None and propagation == "lookahead"
 
     @property
     def reads_again(self) -> bool:
@@ -84,45 +104,91 @@ class Restorer:
         """
         with ExitStack() as at_end:
             try:
-                if not self._tried:
-                    frames = self._tried_on(frames)
-                for out in self._restored(frames, at_end):
-                    yield out[0]
+                first, frames = _peeked(frames, 1 if self._tried else TRIED_FRAMES)
+                if not first:
+                    return
+                height, width = self._batch(first[0]).shape[2:]
+                self._try_on(first)
+                del first
+                for out in self._restored(frames, (height, width), at_end):
+                    yield out[0].to(self.device)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemory(f"{self.device} ran out of memory; {self._advice()}") from error
 
-    def _restored(self, frames: Iterable[Tensor], at_end: ExitStack) -> Iterator[Tensor]:
+    def lengths(self, height: int, width: int) -> Lengths:
+        """How shots of frames of this size are parted: what was asked for, or what fits."""
+        size = height, width
+        if size not in self._chosen:
+            chosen = self._asked
+            if self._fits:
+                budget = at_hand(self.memory, self.device)
+                chosen = fitting(self.network, height, width, chosen, budget)
+            self._chosen[size] = chosen
+        return self._chosen[size]
+
+    def _restored(
+        self, frames: Iterable[Tensor], size: tuple[int, int], at_end: ExitStack
+    ) -> Iterator[Tensor]:
         """The runner that the network's kind and the propagation ask for."""
+        lengths = self.lengths(*size)
         run, net = self._run, self.network
-        if not isinstance(net, RecurrentNetwork):
-            return _one_by_one(run, net, map(self._batch, frames))
-        if self.propagation == "exact":
+        if isinstance(net, RecurrentNetwork) and self.propagation == "exact":
+            assert lengths.chunk is not None
             if not isinstance(frames, Indexed):
                 spool = at_end.enter_context(Spool())
                 for frame in frames:
                     spool.append((frame,))
                 frames = Again(spool, itemgetter(0))
-            return propagate_exactly(run, net, Again(frames, self._batch), self.chunk)
-        chunk = None if self.propagation == "whole" else self.chunk
-        return propagate(run, net, map(self._batch, frames), chunk, self.lookahead)
+            return propagate_exactly(run, net, Again(frames, self._batch), lengths.chunk)
+        if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
+            return propagate(run, net, map(self._batch, frames), Lengths(None, 0))
+        warm = 0
+        if isinstance(net, RecurrentNetwork):
+            warm = lengths.lookahead
+        elif isinstance(net, WindowNetwork):
+            warm = net.before
+        return in_turn(Held(frames, warm), self._ways(lengths, size), self._parted)
 
-    def _tried_on(self, frames: Iterable[Tensor]) -> Iterable[Tensor]:
-        """The same frames; the precision is tried on the middle of the first, whole.
+    def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
+        """What is tried where the one before ran out of memory; told, and kept for later shots."""
+        yield lengths
+        least = lengths
+        while isinstance(self.network, RecurrentNetwork) and (less := shorter(least)):
+            least = less  # this far propagation went by itself
+        for side in TILE_SIDES:
+            if side < min(max(size), lengths.tile or max(size)):
+                log.warning("out of memory: going on with --tile %d", side)
+                self._chosen[size] = replace(least, tile=side)
+                yield self._chosen[size]
+        if self.device.type != "cpu":
+            log.warning("out of memory: going on with --device cpu")
+            self._run = InPrecision(self.network.to("cpu"), torch.device("cpu"), "fp32")
+            yield lengths
+
+    def _parted(self, lengths: Lengths, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+        """A shot in chunks, and in tiles where there are any."""
+        run, net = self._run, self.network
+        batches = (self._batch(frame) for frame in frames)
+
+        def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+            if isinstance(net, RecurrentNetwork):
+                return propagate(run, net, frames, lengths)
+            return _one_by_one(run, net, frames)
+
+        if lengths.tile is None:
+            return whole(batches)
+        return tiled(whole, batches, lengths.tile, net.scale, lengths.chunk or 1)
+
+    def _try_on(self, first: list[Tensor]) -> None:
+        """Try a precision below float32 on the middle of the first frames, whole.
 
         A flat picture, as before a fade, shows nothing: then the next shot is tried as well.
         """
-        if isinstance(frames, Indexed):
-            first = [frames[i] for i in range(min(TRIED_FRAMES, len(frames)))]
-        else:
-            stream = iter(frames)
-            first = list(islice(stream, TRIED_FRAMES))
-            frames = chain(handed_over([*first]), stream)
+        if self._tried:
+            return
         middles = [_middle(self._batch(frame)) for frame in first]
-        del first
-        if not middles:
-            return frames
         exact = InPrecision(self.network, self.device, "fp32")
         runs = (list(_whole(run, self.network, middles)) for run in (exact, self._run))
         truth, found = map(torch.cat, runs)
@@ -131,18 +197,15 @@ class Restorer:
         if wrong is not None:
             log.warning("precision %s %s: going on in fp32", self.precision, wrong)
             self.precision, self._run, self._tried = "fp32", exact, True
-        return frames
 
     def _advice(self) -> str:
         """What may help where memory ran out; ``lookahead`` has tried shorter chunks by itself."""
         less = "a smaller picture" if self.device.type == "cpu" else "--device cpu"
-        if not isinstance(self.network, RecurrentNetwork):
-            return f"try {less}"
-        if self.propagation == "lookahead":
-            return f"the shortest chunks did not fit either; try {less}"
+        if self.propagation == "lookahead" or not isinstance(self.network, RecurrentNetwork):
+            return f"the shortest chunks and the least tiles did not fit either; try {less}"
         if self.propagation == "whole":
             return f"try --propagation exact, or {less}"
-        return f"try less than --chunk {self.chunk}, or {less}"
+        return f"try less than --chunk {self._asked.chunk}, or {less}"
 
     def _batch(self, frame: Tensor) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
@@ -152,7 +215,16 @@ class Restorer:
             raise UsageError(
                 f"a frame is (3, H, W), R'G'B' in 0..1, not {frame.dtype} {tuple(frame.shape)}"
             )
-        return frame.to(self.device, torch.float32).unsqueeze(0)
+        return frame.to(self._run.device, torch.float32).unsqueeze(0)
+
+
+def _peeked(frames: Iterable[Tensor], count: int) -> tuple[list[Tensor], Iterable[Tensor]]:
+    """The first frames, at most so many, and all of them."""
+    if isinstance(frames, Indexed):
+        return [frames[i] for i in range(min(count, len(frames)))], frames
+    stream = iter(frames)
+    first = list(islice(stream, count))
+    return first, chain(handed_over([*first]), stream)
 
 
 def _one_by_one(
@@ -165,7 +237,7 @@ def _one_by_one(
 
 def _whole(run: InPrecision, net: Network, frames: Iterable[Tensor]) -> Iterator[Tensor]:
     if isinstance(net, RecurrentNetwork):
-        return propagate(run, net, frames, chunk=None, lookahead=0)
+        return propagate(run, net, frames, Lengths(None, 0))
     return _one_by_one(run, net, frames)
 
 

@@ -60,7 +60,7 @@ class Int8Conv(nn.Module):
         """float32 -> uint8, saturated; in bands of rows, which stay in the cache."""
         out = torch.empty_like(x, dtype=torch.uint8)
         rows = max(1, BAND_BYTES * x.shape[2] // (4 * x.numel()))
-        for band, into in zip(x.split(rows, 2), out.split(rows, 2), strict=True):
+        for band, into in zip(torch.split(x, rows, 2), torch.split(out, rows, 2), strict=True):
             into.copy_(torch.addcmul(self.half_up, band, self.per_step).clamp_(0, LEVELS))
         return out
 

@@ -180,6 +180,12 @@ class RecurrentNetwork(nn.Module, ABC):
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """The output frame ``(N, 3, scale*H, scale*W)`` from the features of all passes."""
 
+    def read_ahead(self, pass_: Pass) -> bool:
+        """Whether a later backward pass reads this one, directly or through a forward pass."""
+        later = self.passes[self.passes.index(pass_) + 1 :]
+        readers = [p for p in later if pass_.name in p.reads]
+        return any(p.step < 0 or self.read_ahead(p) for p in readers)
+
     def forward(self, clip: Tensor) -> Tensor:
         """A whole shot: ``(T, 3, H, W)`` or ``(N, T, 3, H, W)`` in, the same form out, restored."""
         frames = clip.unsqueeze(0).unbind(1) if clip.dim() == 4 else clip.unbind(1)

@@ -1,0 +1,120 @@
+"""What a network is said to take, against what it took."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from networks import moving_clip, small_basicvsr, small_edvr
+
+from vrestore.engine.memory import (
+    Lengths,
+    _most,
+    at_hand,
+    costs,
+    fitting,
+    need,
+    resident,
+)
+from vrestore.engine.restorer import Restorer
+from vrestore.models.catalogue import load_model
+
+CPU = torch.device("cpu")
+GIB = 1 << 30
+
+
+def test_what_is_alive_at_once_is_added_up():
+    def work():
+        a = torch.ones(1000)  # 4000 bytes
+        b = a + 1
+        del a
+        c = b[:500] * 2
+        return c.view(50, 10)
+
+    out, most = _most(work)
+    assert out.shape == (50, 10)
+    assert most == 8000
+
+
+def test_states_and_frames_cost_what_their_tensors_hold():
+    """Eight features, one pass that is kept; three channels and two flows of two."""
+    found = costs(small_basicvsr(), 40, 48)
+    assert found.kept == 8 * 40 * 48 * 4
+    assert found.kept_ahead == 0
+    assert found.moment == (3 + 2 * 2) * 40 * 48 * 4
+    assert found.out == 3 * 16 * 40 * 48 * 4
+
+
+def test_more_frames_larger_pictures_and_wider_tiles_need_more():
+    net = small_basicvsr()
+    base = need(net, 64, 96, Lengths(8, 8))
+    assert need(net, 64, 96, Lengths(16, 8)) > base
+    assert need(net, 64, 96, Lengths(8, 16)) > base
+    assert need(net, 128, 96, Lengths(8, 8)) > base
+    assert need(net, 640, 960, Lengths(4, 4, 128)) < need(net, 640, 960, Lengths(4, 4))
+    assert need(net, 64, 96, Lengths(None, 0), shot=100) > base
+
+
+def test_shorter_chunks_come_before_less_look_ahead_and_that_before_tiles():
+    net, asked, seen = load_model("basicvsr"), Lengths(32, 16), []
+    for budget in range(100, 2600, 50):
+        found = fitting(net, 270, 480, asked, budget << 20)
+        if found not in seen:
+            seen.append(found)
+    order = [*seen[::-1]]
+    assert order[0] == asked
+    chunks = [x.chunk for x in order]
+    assert chunks == sorted(chunks, reverse=True)
+    assert any(x.tile for x in order)
+    for x in order:
+        assert x.tile is None or x.chunk == 4
+        assert x.lookahead == 16 or x.chunk == 4
+
+
+def test_a_cap_is_of_the_whole_program(monkeypatch):
+    used = resident()
+    assert at_hand(used + GIB, CPU) < GIB
+    assert at_hand(1, CPU) == 0
+    assert 0 < at_hand(None, CPU) < 1 << 45
+
+
+def test_a_cap_makes_chunks_shorter(caplog):
+    net, clip = load_model("basicvsr"), moving_clip(3, 96, 128)
+    free = Restorer(net, precision="fp32", device="cpu", memory=64 * GIB)
+    assert free.lengths(270, 480) == Lengths(32, 16)
+    tight = Restorer(net, precision="fp32", device="cpu", memory=resident() + GIB)
+    assert tight.lengths(270, 480).chunk < 32
+    given = Restorer(net, precision="fp32", device="cpu", memory=1, chunk=32)
+    assert given.lengths(270, 480) == Lengths(32, 16)
+    assert len(list(tight.stream(clip))) == 3
+
+
+MEASURED = """
+import resource, sys, torch
+from vrestore.engine.memory import ON_THE_ROAD, WASTE, Lengths, costs, need, resident
+from vrestore.engine.restorer import Restorer
+from vrestore.models.catalogue import load_model
+torch.set_num_threads(2)
+net, (height, width, chunk, ahead) = load_model("basicvsr"), map(int, sys.argv[1:])
+planned = need(net, height, width, Lengths(chunk, ahead))
+planned -= round(WASTE * (ON_THE_ROAD - 1) * costs(net, height, width).out)  # there is no encoder
+restorer = Restorer(net, device="cpu", precision="fp32", chunk=chunk, lookahead=ahead)
+before = resident()
+for out in restorer.stream(torch.rand(3, height, width) for _ in range(chunk * 2 + ahead)):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / (before + planned))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux gives it")
+@pytest.mark.parametrize("form", ["90 160 8 4", "180 320 8 2"])
+def test_what_was_planned_is_within_a_quarter_of_what_it_took(form):
+    command = [sys.executable, "-c", MEASURED, *form.split()]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert 0.75 < float(answer.stdout) < 1.25
+
+
+def test_windows_are_counted_too():
+    net = small_edvr()
+    assert need(net, 32, 48, Lengths(32, 16)) == need(net, 32, 48, Lengths(4, 4))
+    assert costs(net, 32, 48).carried > 5 * 8 * 32 * 48 * 4

@@ -1,0 +1,72 @@
+"""What is said beforehand of a film, against the film."""
+
+import json
+
+import pytest
+from films import film
+
+from vrestore.cli import main
+from vrestore.errors import UsageError
+from vrestore.options import RestoreOptions
+from vrestore.plan import plan
+from vrestore.settings import parse_size
+
+
+def test_a_plan_says_what_it_takes_and_writes_nothing(tmp_path, capsys):
+    source = film(tmp_path / "a.mkv", 40, "64x48")
+    before = sorted(tmp_path.iterdir())
+    assert main([str(source), "--model", "basicvsr", "--plan", "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sorted(tmp_path.iterdir()) == before
+    assert found["event"] == "plan"
+    assert found["frames"] == 40
+    assert found["output_size"] == [256, 192]
+    assert (found["chunk"], found["lookahead"], found["tile"]) == (32, 16, None)
+    assert 100 << 20 < found["memory_bytes"] < 4 << 30
+    assert found["seconds"] > found["seconds_per_frame"] > 0
+    assert found["output_bytes"] > 1000
+    assert found["spool_bytes"] == 0
+
+
+def test_a_plan_is_told_in_words(tmp_path, capsys):
+    source = film(tmp_path / "a.mkv", 20, "64x48", sound=False)
+    assert main([str(source), "--model", "identity", "--plan", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    for word in ("20 frames", "64x48", "memory: about", "time: about", "room: about"):
+        assert word in told
+
+
+def test_the_planned_size_is_near_the_one_that_comes(tmp_path):
+    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
+    options = RestoreOptions(model="bicubic", device="cpu")
+    planned = plan(source, tmp_path / "out.mkv", options)
+    assert main([str(source), "-o", str(tmp_path / "out.mkv"), "--model", "bicubic"]) == 0
+    assert 0.5 < planned.output_bytes / (tmp_path / "out.mkv").stat().st_size < 2
+
+
+def test_a_part_and_frames_that_are_read_again_are_planned_as_such(tmp_path):
+    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
+    options = RestoreOptions(device="cpu", propagation="exact", end=1)
+    found = plan(source, None, options)
+    assert found.frames == 24
+    assert found.spool_bytes == 64 * 48 * 3 * 24
+
+
+def test_one_film_is_planned_at_a_time(tmp_path, capsys):
+    assert main(["a.mp4", "b.mp4", "--plan"]) == 2
+    assert "one film at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GiB", 4 << 30), ("4G", 4 << 30), ("1.5 gb", 3 << 29), ("500MiB", 500 << 20), ("77", 77)],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert parse_size(text) == size
+    assert RestoreOptions().but({"memory": text}, "here").memory == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-4G", "0", "4 apples", "1e3", "٤G"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_size(text)

@@ -1,0 +1,75 @@
+"""The same frames again, where memory ran out in the middle of a shot."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from torch import Tensor
+
+from vrestore.errors import is_out_of_memory
+
+T = TypeVar("T")
+
+
+class Held(Iterator[Tensor]):
+    """A shot's frames, of which those not yet restored can be had again, and ``warm`` before them.
+
+    What carries features from frame to frame begins anew; on ``warm`` frames it finds them again.
+    """
+
+    def __init__(self, frames: Iterable[Tensor], warm: int) -> None:
+        self._stream = iter(frames)
+        self._warm = warm
+        self._held: deque[Tensor] = deque()
+        self._restored = 0  # of those held
+        self._next = 0
+
+    def __next__(self) -> Tensor:
+        if self._next == len(self._held):
+            self._held.append(next(self._stream))
+        self._next += 1
+        return self._held[self._next - 1]
+
+    def restored(self) -> None:
+        """One frame more needs not come again, but to warm up."""
+        self._restored += 1
+        if self._restored > self._warm:
+            self._held.popleft()
+            self._restored -= 1
+            self._next -= 1
+
+    def rewind(self) -> int:
+        """Begin again; the result is how many frames come that were restored already."""
+        self._next = 0
+        return self._restored
+
+
+def in_turn(
+    frames: Held, ways: Iterable[T], run: Callable[[T, Iterator[Tensor]], Iterator[Tensor]]
+) -> Iterator[Tensor]:
+    """Restore all frames in the first of the ``ways`` whose memory suffices, then in the next.
+
+    A frame that was given out is not given again. What the last way raises is raised.
+    """
+    ways = iter(ways)
+    way = next(ways)
+    while True:
+        known = frames.rewind()
+        try:
+            for out in run(way, frames):
+                if known:
+                    known -= 1
+                    continue
+                yield out
+                del out
+                frames.restored()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            other = next(ways, None)
+            if other is None:
+                raise
+        way = other
