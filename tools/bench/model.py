@@ -48,7 +48,7 @@ def main() -> None:
     """One table: every network asked for in every precision asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument()
+    parser.add_argument("--precision", default="fp32", help="fp32,bf16,fp16,int8")
     parser.add_argument("--network", default="basicvsr", help=",".join(NETWORKS))
     parser.add_argument("--weights", type=Path, help="of the one network")
     parser.add_argument("--size", default="320x180", help="width x height of the input")
