@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from networks import moving_clip, small_basicvsr, small_edvr
 
 from vrestore import Restorer, load_model
 from vrestore.engine.precision import InPrecision, choose_precision
-from vrestore.errors import UsageError
+from vrestore.errors import OutOfMemory, UsageError
 
 
 def test_frames_come_out_in_the_restorers_scale_unclamped():
@@ -127,3 +129,46 @@ def test_a_flat_beginning_proves_nothing(monkeypatch):
     list(restorer.stream(moving_clip(3)))
     list(restorer.stream(moving_clip(3)))
     assert len(tries) == 2
+
+
+def test_a_source_that_runs_out_of_memory_itself_does_not_end_the_shot_early():
+    """Its generator is dead: what would come again is only the frames before."""
+
+    def source():
+        yield from moving_clip(3, 140, 150)
+        raise MemoryError
+
+    restorer = Restorer(small_basicvsr(), precision="fp32", device="cpu", chunk=4, lookahead=4)
+    with pytest.raises(OutOfMemory):
+        list(restorer.stream(source()))
+
+
+def test_a_film_that_is_short_of_memory_is_told_once_for_all_its_shots(caplog):
+    net, clip = small_basicvsr(), moving_clip(9, 8, 8)
+    advance, calls = net.advance, itertools.count()
+
+    def starving(*args):
+        if next(calls) == 0:
+            raise MemoryError
+        return advance(*args)
+
+    net.advance = starving
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=8)
+    for _ in range(3):
+        assert len(list(restorer.stream(clip))) == 9
+    assert [m.partition("with ")[2] for m in caplog.messages] == ["--chunk 8 --lookahead 8"]
+    assert restorer.lengths(8, 8).chunk == 8
+
+
+def test_frames_that_are_restored_alone_are_tiled_one_at_a_time():
+    """No more than one whole output is held, however long chunks are."""
+    restorer = Restorer(load_model("bicubic"), device="cpu", tile=96)
+    taken = []
+    frames = (taken.append(1) or frame for frame in moving_clip(12, 100, 120))
+    next(restorer.stream(frames))
+    assert len(taken) <= 2
+
+
+def test_tiles_of_a_whole_shot_are_refused():
+    with pytest.raises(UsageError, match="tiles are for propagation lookahead"):
+        Restorer(small_basicvsr(), propagation="exact", tile=128)

@@ -265,6 +265,20 @@ def test_what_does_not_fit_whole_is_restored_in_tiles_and_nothing_is_lost(caplog
     assert not caplog.messages
 
 
+def test_memory_that_runs_out_behind_the_last_frame_is_met_with_tiles_too():
+    net, clip = small_basicvsr(), moving_clip(6, 140, 150)
+    original = net.advance
+
+    def advance(pass_, x, *args):
+        if x[0].shape[-1] > 130:
+            raise MemoryError
+        return original(pass_, x, *args)
+
+    net.advance = advance
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=8, lookahead=4)
+    assert len(list(restorer.stream(iter(clip)))) == 6
+
+
 def test_another_error_is_not_taken_for_want_of_memory(caplog):
     net = small_basicvsr()
 

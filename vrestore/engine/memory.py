@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import resource
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -25,6 +24,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Seen, WindowNetwork
+
+if sys.platform != "win32":
+    import resource
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT_BYTES = (1 << 31) - 1  # freed memory at the heap's end that is kept
@@ -146,15 +148,18 @@ def at_hand(cap: int | None, device: torch.device) -> int:
         return round(SPARE * min(free, cap or free))
     used = resident()
     limits = [cap] if cap else [used + free for free in (_free(),) if free is not None]
-    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft - _virtual() + used)
+    if sys.platform != "win32":
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft - _virtual() + used)
     limits += [limit for limit in (_group_limit(),) if limit is not None]
     return max(0, round(SPARE * min(limits, default=1 << 62)) - used)
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Bytes of memory that this process holds; 0 where it cannot be known."""
+    if sys.platform == "win32":
+        return 0
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -162,6 +167,8 @@ def resident() -> int:
 
 
 def _virtual() -> int:
+    if sys.platform == "win32":
+        return 0
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     return resident()

@@ -14,8 +14,7 @@ With the whole shot as one chunk the backward passes start at its true end, and 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -27,8 +26,6 @@ from vrestore.engine.precision import InPrecision
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
-
-log = logging.getLogger("vrestore")
 
 
 @dataclass(frozen=True)
@@ -61,15 +58,19 @@ class Trail:
 
 
 def propagate(
-    run: InPrecision, net: RecurrentNetwork, frames: Iterable[Tensor], lengths: Lengths
+    run: InPrecision,
+    net: RecurrentNetwork,
+    frames: Iterable[Tensor],
+    lengths: Lengths,
+    on_less: Callable[[Lengths], None] = lambda less: None,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
     ``lengths.chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk +
     lookahead`` frames, with their flows and features, are held, and the network's ``context`` of
     frames more; a flow is computed once. Where memory runs out, the same frames are tried again
-    with shorter chunks, then with less look-ahead, and nothing is lost; what still does not fit is
-    raised.
+    with shorter chunks, then with less look-ahead, which ``on_less`` is told, and nothing is lost;
+    what still does not fit is raised.
     """
     stream = _seen(run, net, frames, lengths.reach)
     window: list[Moment] = []
@@ -108,9 +109,7 @@ def propagate(
             continue
         # Only here, behind the handler, has the error let go of what it held.
         lengths = less
-        log.warning(
-            "out of memory: going on with --chunk %d --lookahead %d", less.chunk, less.lookahead
-        )
+        on_less(less)
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Literal
@@ -51,9 +52,10 @@ class Restorer:
     ``device``: ``auto``, or torch's name of one. The network is moved to the device. UsageError: an
     unknown name, or a size below its least.
 
-    ``chunk`` None: 32 frames, or what fits the memory at hand, of which the program may take
-    ``memory`` bytes; then pictures may be cut into tiles too. ``tile``: so many pixels of the input
-    on a side. Where memory runs out all the same, what can be made smaller is, one warning each.
+    ``chunk`` None: 32 frames, or with ``lookahead`` what fits the memory at hand, of which the
+    program may take ``memory`` bytes; then pictures may be cut into tiles too. ``tile``: so many
+    pixels of the input on a side. Where memory runs out all the same, what can be made smaller is,
+    for the shots that follow too, one warning each.
     """
 
     def __init__(
@@ -75,6 +77,9 @@ class Restorer:
             raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
         if tile is not None and tile < 3 * OVERLAP:
             raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
+        parts = propagation == "lookahead" or not isinstance(network, RecurrentNetwork)
+        if tile is not None and not parts:
+            raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -149,7 +154,11 @@ class Restorer:
             warm = lengths.lookahead
         elif isinstance(net, WindowNetwork):
             warm = net.before
-        return in_turn(Held(frames, warm), self._ways(lengths, size), self._parted)
+        return in_turn(
+            Held(frames, warm),
+            self._ways(lengths, size),
+            lambda way, again: self._parted(way, size, again),
+        )
 
     def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
         """What is tried where the one before ran out of memory; told, and kept for later shots."""
@@ -159,27 +168,40 @@ class Restorer:
             least = less  # this far propagation went by itself
         for side in TILE_SIDES:
             if side < min(max(size), lengths.tile or max(size)):
-                log.warning("out of memory: going on with --tile %d", side)
-                self._chosen[size] = replace(least, tile=side)
+                self._go_on(size, replace(least, tile=side))
                 yield self._chosen[size]
         if self.device.type != "cpu":
             log.warning("out of memory: going on with --device cpu")
             self._run = InPrecision(self.network.to("cpu"), torch.device("cpu"), "fp32")
+            self.precision, self._chosen[size] = "fp32", lengths
             yield lengths
 
-    def _parted(self, lengths: Lengths, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _go_on(self, size: tuple[int, int], less: Lengths) -> None:
+        """Remember for frames of this size what still fits, and tell it once."""
+        if self._chosen[size] == less:
+            return
+        self._chosen[size] = less
+        how = f"--chunk {less.chunk} --lookahead {less.lookahead}"
+        if less.tile is not None:
+            how += f" --tile {less.tile}"
+        log.warning("out of memory: going on with %s", how)
+
+    def _parted(
+        self, lengths: Lengths, size: tuple[int, int], frames: Iterator[Tensor]
+    ) -> Iterator[Tensor]:
         """A shot in chunks, and in tiles where there are any."""
         run, net = self._run, self.network
         batches = (self._batch(frame) for frame in frames)
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
-                return propagate(run, net, frames, lengths)
+                return propagate(run, net, frames, lengths, partial(self._go_on, size))
             return _one_by_one(run, net, frames)
 
         if lengths.tile is None:
             return whole(batches)
-        return tiled(whole, batches, lengths.tile, net.scale, lengths.chunk or 1)
+        depth = lengths.chunk if isinstance(net, RecurrentNetwork) else None
+        return tiled(whole, batches, lengths.tile, net.scale, depth or 1)
 
     def _try_on(self, first: list[Tensor]) -> None:
         """Try a precision below float32 on the middle of the first frames, whole.

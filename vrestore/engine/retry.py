@@ -25,10 +25,17 @@ class Held(Iterator[Tensor]):
         self._held: deque[Tensor] = deque()
         self._restored = 0  # of those held
         self._next = 0
+        self.broken = False  # the source raised: nothing comes after, however often one asks
 
     def __next__(self) -> Tensor:
         if self._next == len(self._held):
-            self._held.append(next(self._stream))
+            try:
+                self._held.append(next(self._stream))
+            except StopIteration:
+                raise
+            except BaseException:
+                self.broken = True
+                raise
         self._next += 1
         return self._held[self._next - 1]
 
@@ -51,7 +58,8 @@ def in_turn(
 ) -> Iterator[Tensor]:
     """Restore all frames in the first of the ``ways`` whose memory suffices, then in the next.
 
-    A frame that was given out is not given again. What the last way raises is raised.
+    A frame that was given out is not given again. What the last way raises is raised, and what the
+    frames' own source raises at once.
     """
     ways = iter(ways)
     way = next(ways)
@@ -67,7 +75,7 @@ def in_turn(
                 frames.restored()
             return
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if frames.broken or not is_out_of_memory(error):
                 raise
             other = next(ways, None)
             if other is None:
