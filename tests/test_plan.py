@@ -52,6 +52,29 @@ def test_a_part_and_frames_that_are_read_again_are_planned_as_such(tmp_path):
     assert found.spool_bytes == 64 * 48 * 3 * 24
 
 
+ENDS = ("a.mkv -o x/%08d.png", "p -o g", "p -o g/", "p/0001.png", "p -o b.mp4", "a.mkv -o new/")
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_pictures_are_planned_as_films_are_and_nothing_is_left(tmp_path, monkeypatch, capsys, ends):
+    monkeypatch.chdir(tmp_path)
+    source = film(tmp_path / "a.mkv", 5, "64x48", sound=False)
+    assert main([str(source), "-o", "p/%04d.png", "--model", "identity", "--quiet"]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*ends.split(), "--plan", "--model", "identity", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["frames"] == (1 if "0001" in ends else 5)
+    assert found["output_bytes"] > 100
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_refuses_what_the_run_would(tmp_path, capsys):
+    source = film(tmp_path / "a.mkv", 5, "64x48", sound=False)
+    for target, word in (("a.mkv", "is being read"), ("no/b.mkv", "make it first"), ("b.png", "5")):
+        assert main([str(source), "-o", str(tmp_path / target), "--plan"]) != 0
+        assert word in capsys.readouterr().err
+
+
 def test_one_film_is_planned_at_a_time(tmp_path, capsys):
     assert main(["a.mp4", "b.mp4", "--plan"]) == 2
     assert "one film at a time" in capsys.readouterr().err

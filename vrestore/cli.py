@@ -163,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
         if args.plan:
             from vrestore.plan import plan
 
-            show.planned(plan(inputs[0], output, options))
+            into = is_folder and not inputs[0].is_dir()
+            show.planned(plan(inputs[0], output, options, into_folder=into))
             return 0
         report = restore(inputs[0], output, options=options, progress=show.progress)
         show.report(report)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vrestore.ends import frames_expected, look, target_for
-from vrestore.engine.memory import Lengths, need, resident, work_of_chunks
+from vrestore.ends import frames_expected, look, open_writer, target_for
+from vrestore.engine.costs import costs
+from vrestore.engine.lengths import Lengths, need
+from vrestore.engine.memory import resident
 from vrestore.engine.restorer import Restorer
+from vrestore.models.temporal import RecurrentNetwork
 from vrestore.options import RestoreOptions
-from vrestore.report import Report, of
+from vrestore.report import Report, of, plain
 from vrestore.restore import load_restorer, restore
 from vrestore.video.frame import VideoInfo
 from vrestore.video.pictures import list_pictures
@@ -53,18 +56,19 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+        return plain(self)
 
     def lines(self) -> list[str]:
         """For a person."""
         (w, h), (wide, high) = self.input_size, self.output_size
         frames = "unknown length" if self.frames is None else of(self.frames, "frame")
         chunks = "whole shots" if self.chunk is None else f"chunks of {self.chunk}"
-        tiles = f", tiles of {self.tile}" if self.tile else ""
+        ways = [chunks if (self.chunk, self.lookahead) != (1, 0) else "frame by frame"]
+        ways += [f"{self.lookahead} ahead"] if self.lookahead else []
+        ways += [f"tiles of {self.tile}"] if self.tile else []
         text = [
             f"{self.source} -> {self.target}: {frames}, {w}x{h} -> {wide}x{high}",
-            f"  {self.device} in {self.precision}, {chunks}, {self.lookahead} ahead{tiles}",
+            f"  {self.device} in {self.precision}, {', '.join(ways)}",
             f"  memory: about {self.memory_bytes / 2**20:.0f} MiB, and the encoder's",
             f"  time: about {self.seconds_per_frame:.3f} s a frame"
             + ("" if self.seconds is None else f", {clock(self.seconds)} in all"),
@@ -77,35 +81,52 @@ class Plan:
         return text
 
 
-def plan(source: str | Path, target: str | Path | None, options: RestoreOptions) -> Plan:
-    """What ``restore`` would take of the same arguments. Writes to a temporary folder only.
+def plan(
+    source: str | Path,
+    target: str | Path | None,
+    options: RestoreOptions,
+    *,
+    into_folder: bool = False,
+) -> Plan:
+    """What ``restore`` would take of the same arguments. Leaves nothing behind.
 
-    Raises VrestoreError as ``restore`` does.
+    ``into_folder``: ``target`` is one, though it may not be there yet. Raises VrestoreError as
+    ``restore`` does.
     """
     source = Path(source)
-    target = target_for(source, Path(target) if target else None)
+    target = target_for(source, Path(target) if target else None, folder=into_folder)
     info = look(source, options)
     restorer = load_restorer(options)
     frames = frames_expected(info, options)
+    scale = options.scale or restorer.scale
+    width, height = round(info.width * scale), round(info.height * scale)
+    if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
+        open_writer(info, target, width, height, options).abort()
     lengths = restorer.lengths(info.height, info.width)
-    if restorer.propagation == "whole":
+    if not isinstance(restorer.network, RecurrentNetwork):
+        lengths = Lengths(1, 0, lengths.tile)
+    elif restorer.propagation == "whole":
         lengths = Lengths(None, 0)
     memory = resident() + need(
         restorer.network, info.height, info.width, lengths, frames or KEY_FRAME_EVERY
     )
     few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
-    between = max(many[0].frames - few[0].frames, 1)
-    size, how = (info.height, info.width), restorer.propagation
+    between = many[0].frames - few[0].frames
+    cost = costs(restorer.network, info.height, info.width)
     works = [
-        work_of_chunks(restorer.network, *size, lengths, how, shot)
+        cost.work(lengths.chunk, lengths.lookahead, shot, restorer.propagation == "exact")
         for shot in (frames or KEY_FRAME_EVERY, many[0].frames)
     ]
-    each = max(many[0].seconds - few[0].seconds, 0.0) / between * works[0] / works[1]
-    bytes_each = max(many[1] - few[1], 0) / between
+    repeats = works[0] / works[1] if works[1] else 1.0
+    each, bytes_each = many[0].seconds / many[0].frames, many[1] / many[0].frames
+    if between > 0:
+        each = max(many[0].seconds - few[0].seconds, 0.0) / between * repeats
+        bytes_each = max(many[1] - few[1], 0) / between
     seconds = output = spool = None
     if frames is not None:
-        seconds = few[0].seconds + frames * each
-        output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + frames * bytes_each)
+        rest = max(frames - few[0].frames, 0)
+        seconds = few[0].seconds + rest * each
+        output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = info.width * info.height * 3 * frames if restorer.reads_again else 0
     return Plan(
         source=source,
@@ -130,24 +151,25 @@ def sample(
     info: VideoInfo, target: Path, options: RestoreOptions, restorer: Restorer, count: int
 ) -> tuple[Report, int]:
     """``count`` frames of the middle restored, and their bytes."""
+    part = replace(options, overwrite=True)
     with tempfile.TemporaryDirectory() as folder:
-        source, into = info.path, Path(folder, f"out{target.suffix}")
-        if info.container == "pictures":
-            source = Path(folder, "in")
+        source, made = info.path, Path(folder, "made")
+        into = made / target.name
+        (into if target.is_dir() else made).mkdir(parents=True)
+        if info.container != "pictures":
+            begin = middle(info, options)
+            length = Fraction(count) / (info.average_rate or 25)
+            part = replace(part, start=begin, end=begin + length)
+        elif source.is_dir():
+            source = Path(folder, "some")
             source.mkdir()
             pictures = list_pictures(info.path)
             first = max(0, len(pictures) // 2 - count // 2)
             for picture in pictures[first : first + count]:
                 (source / picture.name).symlink_to(picture.resolve())
-            part = replace(options, overwrite=True)
-        else:
-            begin = middle(info, options)
-            length = Fraction(count) / (info.average_rate or 25)
-            part = replace(options, overwrite=True, start=begin, end=begin + length)
         report = restore(source, into, options=part, restorer=restorer)
-        files = [path for path in Path(folder).rglob("out*") if path.is_file()]
-        files += Path(folder, "out").rglob("*.*")
-        return report, sum(path.stat().st_size for path in set(files))
+        files = [path for path in made.rglob("*") if path.is_file()]
+        return report, sum(path.stat().st_size for path in files)
 
 
 def middle(info: VideoInfo, options: RestoreOptions) -> Fraction:

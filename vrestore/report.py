@@ -57,8 +57,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+        return plain(self)
 
     def lines(self) -> list[str]:
         """For a person: what was done, then whatever is not as it was."""
@@ -84,6 +83,12 @@ class Report:
         if self.damage:
             text.append(f"  damaged: {self.damage}")
         return text
+
+
+def plain(facts: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON takes them: paths as text."""
+    values = {f.name: getattr(facts, f.name) for f in fields(facts)}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
 def of(number: int, thing: str) -> str:

@@ -7,15 +7,9 @@ import pytest
 import torch
 from networks import moving_clip, small_basicvsr, small_edvr
 
-from vrestore.engine.memory import (
-    Lengths,
-    _most,
-    at_hand,
-    costs,
-    fitting,
-    need,
-    resident,
-)
+from vrestore.engine.costs import costs, measured
+from vrestore.engine.lengths import Lengths, fitting, need
+from vrestore.engine.memory import at_hand, resident
 from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
 
@@ -31,16 +25,19 @@ def test_what_is_alive_at_once_is_added_up():
         c = b[:500] * 2
         return c.view(50, 10)
 
-    out, most = _most(work)
-    assert out.shape == (50, 10)
-    assert most == 8000
+    found = measured(work)
+    assert found.result.shape == (50, 10)
+    assert found.most == 8000
+    assert found.multiplications == 0
 
 
 def test_states_and_frames_cost_what_their_tensors_hold():
     """Eight features, one pass that is kept; three channels and two flows of two."""
     found = costs(small_basicvsr(), 40, 48)
-    assert found.kept == 8 * 40 * 48 * 4
-    assert found.kept_ahead == 0
+    backward, forward = found.passes
+    assert backward.state == forward.state == 8 * 40 * 48 * 4
+    assert (backward.kept, forward.kept) == (True, False)  # the last pass renders as it goes
+    assert not backward.read_ahead
     assert found.moment == (3 + 2 * 2) * 40 * 48 * 4
     assert found.out == 3 * 16 * 40 * 48 * 4
 
@@ -84,6 +81,11 @@ def test_a_cap_makes_chunks_shorter(caplog):
     assert free.lengths(270, 480) == Lengths(32, 16)
     tight = Restorer(net, precision="fp32", device="cpu", memory=resident() + GIB)
     assert tight.lengths(270, 480).chunk < 32
+    exact = Restorer(
+        net, precision="fp32", device="cpu", memory=resident() + GIB, propagation="exact"
+    )
+    assert exact.lengths(270, 480).chunk < 32
+    assert exact.lengths(1080, 1920).tile is None
     given = Restorer(net, precision="fp32", device="cpu", memory=1, chunk=32)
     assert given.lengths(270, 480) == Lengths(32, 16)
     assert len(list(tight.stream(clip))) == 3
@@ -91,7 +93,9 @@ def test_a_cap_makes_chunks_shorter(caplog):
 
 MEASURED = """
 import resource, sys, torch
-from vrestore.engine.memory import ON_THE_ROAD, WASTE, Lengths, costs, need, resident
+from vrestore.engine.costs import costs
+from vrestore.engine.lengths import ON_THE_ROAD, WASTE, Lengths, need
+from vrestore.engine.memory import resident
 from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
 torch.set_num_threads(2)
@@ -118,3 +122,12 @@ def test_windows_are_counted_too():
     net = small_edvr()
     assert need(net, 32, 48, Lengths(32, 16)) == need(net, 32, 48, Lengths(4, 4))
     assert costs(net, 32, 48).carried > 5 * 8 * 32 * 48 * 4
+
+
+def test_multiplications_are_those_of_the_layers_and_chunks_repeat_only_what_runs_ahead():
+    found = costs(load_model("basicvsr"), 96, 128)
+    once = found.work(None, 0, 100)
+    assert found.work(50, 0, 100) == once
+    backward, _ = found.passes
+    assert found.work(20, 10, 100) == once + 0.4 * backward.work  # 30, 30, 30, 30, 20 for 100
+    assert found.work(20, 0, 100, exact=True) == once + found.entry + 0.5 * 2 * backward.work

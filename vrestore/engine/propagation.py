@@ -21,7 +21,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from vrestore.engine.memory import Lengths, shorter
+from vrestore.engine.lengths import Lengths, shorter
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory

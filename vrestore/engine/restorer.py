@@ -15,14 +15,8 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.memory import (
-    TILE_SIDES,
-    Lengths,
-    at_hand,
-    fitting,
-    keep_freed_memory,
-    shorter,
-)
+from vrestore.engine.lengths import TILE_SIDES, Lengths, fitting, shorter
+from vrestore.engine.memory import at_hand, keep_freed_memory
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate
 from vrestore.engine.retry import Held, in_turn
@@ -52,10 +46,10 @@ class Restorer:
     ``device``: ``auto``, or torch's name of one. The network is moved to the device. UsageError: an
     unknown name, or a size below its least.
 
-    ``chunk`` None: 32 frames, or with ``lookahead`` what fits the memory at hand, of which the
-    program may take ``memory`` bytes; then pictures may be cut into tiles too. ``tile``: so many
+    ``chunk`` None: 32 frames, or what fits the memory at hand, of which the program may take
+    ``memory`` bytes; with ``lookahead`` pictures may be cut into tiles too. ``tile``: so many
     pixels of the input on a side. Where memory runs out all the same, what can be made smaller is,
-    for the shots that follow too, one warning each.
+    for the shots that follow too, one warning each; ``exact`` and ``whole`` give up instead.
     """
 
     def __init__(
@@ -77,8 +71,8 @@ class Restorer:
             raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
         if tile is not None and tile < 3 * OVERLAP:
             raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
-        parts = propagation == "lookahead" or not isinstance(network, RecurrentNetwork)
-        if tile is not None and not parts:
+        self._tiles = propagation == "lookahead" or not isinstance(network, RecurrentNetwork)
+        if tile is not None and not self._tiles:
             raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
         self.device = find_device(device)
         if self.device.type == "cpu":
@@ -90,9 +84,9 @@ class Restorer:
         self._tried = self.precision == "fp32"
         self.propagation = propagation
         self.memory = memory
-        self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead, tile)
+        self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self._tiles else 0, tile)
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
-        self._fits = chunk is None and propagation == "lookahead"
+        self._fits = chunk is None and propagation != "whole"
 
     @property
     def reads_again(self) -> bool:
@@ -129,7 +123,7 @@ class Restorer:
             chosen = self._asked
             if self._fits:
                 budget = at_hand(self.memory, self.device)
-                chosen = fitting(self.network, height, width, chosen, budget)
+                chosen = fitting(self.network, height, width, chosen, budget, self._tiles)
             self._chosen[size] = chosen
         return self._chosen[size]
 

@@ -1,0 +1,202 @@
+"""What a network takes on frames of a size: bytes, and multiplications.
+
+Nothing is computed to know that: the network's functions run on tensors without values, of the very
+size; what is alive at once is added up, and what they would multiply.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Seen, WindowNetwork
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """One pass: whether it runs ahead of the chunk, and is read there; its state's bytes, how many
+    of them are carried on, whether a state of every frame is kept; multiplications of a step."""
+
+    runs_ahead: bool
+    read_ahead: bool
+    state: int
+    order: int
+    kept: bool
+    work: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network takes on frames of one size.
+
+    Bytes: ``moment``, a frame with its flows; ``window``, the features of a sliding window;
+    ``most``, the most at once inside a step; ``out``, an output frame. Multiplications of a frame:
+    ``entry``, what comes before the passes, its flows too; ``last``, what comes after them.
+    """
+
+    moment: int
+    window: int
+    most: int
+    out: int
+    entry: int
+    last: int
+    passes: tuple[PassCosts, ...] = ()
+
+    def bytes(self, chunk: int, lookahead: int) -> int:
+        """The most that is alive at once, with ``chunk`` frames rendered at a time."""
+        frames = chunk + lookahead
+        kept = sum(p.state * (frames if p.read_ahead else chunk) for p in self.passes if p.kept)
+        return frames * self.moment + kept + self.carried + self.most + self.out
+
+    @property
+    def carried(self) -> int:
+        """Of it, what goes from frame to frame and from chunk to chunk."""
+        return self.window + sum(p.state * (p.order + 1) for p in self.passes)
+
+    def work(self, chunk: int | None, lookahead: int, shot: int, exact: bool = False) -> float:
+        """Multiplications of one of a shot's ``shot`` frames; ``chunk`` None: whole."""
+        if chunk is None or not self.passes:
+            return float(self.entry + self.last + sum(p.work for p in self.passes))
+        if exact:  # a pass runs for itself, and again below every pass after it
+            n = len(self.passes)
+            return n * self.entry + self.last + (n + 1) / 2 * sum(p.work for p in self.passes)
+        reaches = (min(chunk + lookahead, shot - k) for k in range(0, shot, chunk))
+        ahead = sum(reaches) / shot  # how often a pass that runs ahead sees a frame
+        passes = sum(p.work * (ahead if p.runs_ahead else 1) for p in self.passes)
+        return self.entry + self.last + passes
+
+
+@lru_cache(maxsize=16)
+def costs(net: Network, height: int, width: int) -> Costs:
+    """What ``net`` takes on frames of ``(3, height, width)`` in float32."""
+    ghost = copy.deepcopy(net).to("meta")
+    frame = torch.empty(1, 3, height, width, device="meta")
+    out = 3 * net.scale**2 * height * width * 4
+    if isinstance(ghost, FrameNetwork):
+        one = measured(lambda: ghost(frame))
+        return Costs(0, 0, one.most, out, one.multiplications, 0)
+    if isinstance(ghost, WindowNetwork):
+        one = measured(lambda: ghost.features(frame))
+        window = [one.result] * (ghost.before + 1 + ghost.after)
+        last = measured(lambda: ghost.fuse(window))
+        most, held = max(one.most, last.most), len(window) * _bytes(one.result)
+        return Costs(0, held, most, out, one.multiplications, last.multiplications)
+    return _of_recurrent(ghost, frame, out)
+
+
+def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
+    seen = Seen((frame,) * (2 * net.context + 1), 0, False, 0)
+    encoded = measured(lambda: net.encode(seen))
+    x = encoded.result
+    flow = measured(lambda: net.flow(x, x))
+    steps = [encoded, flow]
+    features: dict[str, Tensor] = {}
+    passes = []
+    for k, pass_ in enumerate(net.passes):
+        read = [features[name] for name in pass_.reads]
+        states: list[Tensor] = []
+        for past in range(pass_.order + 1):  # a shot's first steps have fewer states behind them
+            states = states[:1] * past
+            towards = [flow.result[0]] * past
+            steps.append(measured(partial(net.advance, pass_, x, states, towards, read)))
+            states = [steps[-1].result]
+        features[pass_.name] = states[0]
+        last = k + 1 == len(net.passes)
+        passes.append(
+            PassCosts(
+                runs_ahead=pass_.step < 0 or net.read_ahead(pass_),
+                read_ahead=net.read_ahead(pass_),
+                state=_bytes(states[0]),
+                order=pass_.order,
+                kept=not last or pass_.step < 0,
+                work=steps[-1].multiplications,
+            )
+        )
+    rendered = measured(lambda: net.render(x, features))
+    return Costs(
+        moment=_bytes((frame, x, flow.result)),
+        window=0,
+        most=max(step.most for step in (*steps, rendered)),
+        out=out,
+        entry=encoded.multiplications + flow.multiplications,
+        last=rendered.multiplications,
+        passes=tuple(passes),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a function gave, the most bytes of new tensors alive at once in it, and its
+    multiplications."""
+
+    result: Any
+    most: int
+    multiplications: int
+
+
+def measured(run: Callable[[], Any]) -> Measured:
+    """Run it, and see what it took."""
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Alive() as alive:
+        result = run()
+    return Measured(result, alive.most, flops.get_total_flops() // 2)
+
+
+def _bytes(tensors: Any) -> int:
+    """Of all the tensors, each storage once."""
+    leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
+    storages = {leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes() for leaf in leaves}
+    return sum(storages.values())
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that are made under it, as long as a tensor uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._users: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+        }  # fmt: skip
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, given)
+        self.most = max(self.most, self.now)
+        return out
+
+    def _count(self, tensor: Tensor, given: set[int]) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in given and key not in self._users:
+            return  # it was there before
+        if key not in self._users:
+            self._users[key] = 0
+            self.now += size
+        self._users[key] += 1
+        weakref.finalize(tensor, self._forget, key, size).atexit = False
+
+    def _forget(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self.now -= size

@@ -1,0 +1,80 @@
+"""How a shot is parted: into chunks and tiles, the largest that fit the memory at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vrestore.engine.costs import costs
+from vrestore.models.temporal import Network, RecurrentNetwork
+
+WASTE, FIXED_BYTES = 1.35, 45 << 20  # of the heap, and of the libraries' own buffers
+PLENTY = 4096  # bytes a pixel and frame: no network takes more
+LEAST_FRAMES = 4  # to render at a time, and to look ahead, where memory is short
+TILE_SIDES = (512, 256, 128)  # pixels of the input
+ON_THE_ROAD = 4  # output frames as float RGB: one that is converted, eight that wait to be coded
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How a shot is parted: frames of a chunk (None: whole), frames ahead, side of a tile."""
+
+    chunk: int | None
+    lookahead: int
+    tile: int | None = None
+
+    @property
+    def reach(self) -> int | None:
+        """Frames that are held at once; None: as many as there are."""
+        return None if self.chunk is None else self.chunk + self.lookahead
+
+
+def need(net: Network, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
+    """Bytes that restoring takes beyond the program itself; ``shot`` frames where it is whole."""
+    whole = costs(net, height, width)
+    road = ON_THE_ROAD * whole.out
+    chunk, lookahead = lengths.chunk, lengths.lookahead
+    if chunk is None:
+        chunk, lookahead = shot or 0, 0
+    if not isinstance(net, RecurrentNetwork):
+        chunk, lookahead = 1, 0
+    if lengths.tile is None or lengths.tile >= max(height, width):
+        return FIXED_BYTES + round(WASTE * (whole.bytes(chunk, lookahead) + road))
+    sides = min(lengths.tile, height), min(lengths.tile, width)
+    tile = costs(net, *sides)
+    tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
+    held = tiles * ((chunk + lookahead) * tile.moment + tile.carried) + chunk * whole.out
+    return FIXED_BYTES + round(WASTE * (held + tile.bytes(chunk, lookahead) + road))
+
+
+def fitting(
+    net: Network, height: int, width: int, asked: Lengths, budget: int, tiles: bool = True
+) -> Lengths:
+    """The lengths nearest to those asked for that fit ``budget`` bytes; else those that take least.
+
+    Shorter chunks cost time, less look-ahead and tiles cost quality: in this order. Tiles are for
+    pictures of twice their size and more; of others they would hold as much. Without ``tiles``,
+    chunks alone are shorter.
+    """
+    if asked.reach is not None and PLENTY * height * width * asked.reach <= budget:
+        return asked
+    tries = [asked]
+    if isinstance(net, RecurrentNetwork) and asked.chunk is not None:
+        while (less := shorter(tries[-1])) is not None:
+            tries.append(less)
+    least = tries[-1]
+    sides = [side for side in TILE_SIDES if 2 * side <= max(height, width)]
+    for side in sides if tiles and asked.tile is None else ():
+        tries += [replace(least, lookahead=asked.lookahead, tile=side), replace(least, tile=side)]
+    needs = [need(net, height, width, lengths) for lengths in tries]
+    fits = (lengths for lengths, size in zip(tries, needs, strict=True) if size <= budget)
+    return next(fits, tries[needs.index(min(needs))])
+
+
+def shorter(lengths: Lengths) -> Lengths | None:
+    """What to try next, None: no less would do before tiles."""
+    chunk, lookahead = lengths.chunk, lengths.lookahead
+    if chunk is not None and chunk > LEAST_FRAMES:
+        return Lengths(max(chunk // 2, LEAST_FRAMES), lookahead, lengths.tile)
+    if chunk is not None and lookahead > LEAST_FRAMES:
+        return Lengths(chunk, max(lookahead // 2, LEAST_FRAMES), lengths.tile)
+    return None
