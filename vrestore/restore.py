@@ -24,6 +24,7 @@ from vrestore.engine.prefetch import WritingBehind, prefetch
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.shots import shots
 from vrestore.engine.spool import Spool
+from vrestore.engine.transfer import OnTheWay, fetch
 from vrestore.errors import UsageError
 from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
@@ -80,9 +81,14 @@ def restore(
                 in_flight.append((frame.pts, frame.duration))
                 yield frame, rgb
 
+        def write(item: tuple[OnTheWay, int, int]) -> None:
+            planes, pts, duration = item
+            arrived = tuple(plane.numpy() for plane in planes.arrived())
+            writer.write(Frame(arrived, pts, duration))
+
         with (
             closing(prefetch(reader, FRAMES_AHEAD)) as frames,
-            WritingBehind(writer.write, FRAMES_AHEAD) as behind,
+            WritingBehind(write, FRAMES_AHEAD) as behind,
         ):
             for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
@@ -91,8 +97,7 @@ def restore(
                     for rgb in restorer.stream(pictures):
                         if scale != restorer.scale:
                             rgb = resize(rgb, height, width)
-                        planes = tuple(plane.cpu().numpy() for plane in from_rgb(rgb))
-                        behind.put(Frame(planes, *in_flight.popleft()))
+                        behind.put((fetch(from_rgb(rgb)), *in_flight.popleft()))
                         frame_count += 1
                         if progress:
                             seconds = time.monotonic() - started

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vrestore.engine.graphs import Recorder
 from vrestore.errors import UsageError
 from vrestore.models.int8 import in_int8, int8_is_possible
+from vrestore.models.spynet import SPyNet
 from vrestore.models.temporal import (
     Features,
     FrameNetwork,
@@ -38,31 +41,47 @@ class InPrecision:
     """
 
     def __init__(self, net: Network, device: torch.device, precision: str) -> None:
-        self.net = in_int8(net) if precision == "int8" else net
         self.device = device
         self.precision = precision
         self.dtype = DTYPES.get(precision, torch.float32)
+        if precision == "int8":
+            net = in_int8(net)
+        elif self.dtype != torch.float32:
+            net = rounded_weights(net, self.dtype)
+        self.net = net
+        self._recorder = Recorder() if device.type == "cuda" else None
 
     def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         lower = self.dtype != torch.float32
-        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=lower):
+        # No cache of rounded weights: they are rounded already, and a recording could not hold one.
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, self.dtype, enabled=lower, cache_enabled=False),
+        ):
             return function(*args, **kwargs)
+
+    def _step(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What comes again and again with tensors of one form: on a GPU it is one launch."""
+        recorder = self._recorder
+        if recorder is None:
+            return self._call(function, *args, **kwargs)
+        return self._call(lambda: recorder(function, *args, **kwargs))
 
     def frame(self, x: Tensor) -> Tensor:
         """``FrameNetwork.forward``, back in float32."""
         assert isinstance(self.net, FrameNetwork)
-        out: Tensor = self._call(self.net.__call__, x)
+        out: Tensor = self._step(self.net.forward, x)
         return out.float()
 
     def features(self, frame: Tensor) -> Features:
         """``WindowNetwork.features``."""
         assert isinstance(self.net, WindowNetwork)
-        return self._call(self.net.features, frame)
+        return self._step(self.net.features, frame)
 
     def fuse(self, window: Sequence[Features]) -> Tensor:
         """``WindowNetwork.fuse``, back in float32."""
         assert isinstance(self.net, WindowNetwork)
-        return self._call(self.net.fuse, window).float()
+        return self._step(self.net.fuse, window).float()
 
     def survey(self, frames: Iterable[Tensor]) -> int:
         """``RecurrentNetwork.survey``."""
@@ -77,8 +96,11 @@ class InPrecision:
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """``RecurrentNetwork.flow``, always float32: half a pixel matters, its cost does not."""
         assert isinstance(self.net, RecurrentNetwork)
+        if self._recorder is None:
+            with torch.no_grad():
+                return self.net.flow(a, b)
         with torch.no_grad():
-            return self.net.flow(a, b)
+            return self._recorder(self.net.flow, a, b)
 
     def advance(
         self,
@@ -90,12 +112,26 @@ class InPrecision:
     ) -> Tensor:
         """``RecurrentNetwork.advance``."""
         assert isinstance(self.net, RecurrentNetwork)
-        return self._call(self.net.advance, pass_, x, states, flows, read)
+        return self._step(self.net.advance, pass_, x, states, flows, read)
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """``RecurrentNetwork.render``, back in float32."""
         assert isinstance(self.net, RecurrentNetwork)
-        return self._call(self.net.render, x, features).float()
+        return self._step(self.net.render, x, features).float()
+
+
+def rounded_weights(net: Network, dtype: torch.dtype) -> Network:
+    """A copy whose convolutions hold what autocast would round for every call; flow stays as it is.
+
+    The values are autocast's.
+    """
+    out = copy.deepcopy(net)
+    flows = [module for module in out.modules() if isinstance(module, SPyNet)]
+    exact = {inner for flow in flows for inner in flow.modules()}
+    for module in out.modules():
+        if isinstance(module, nn.Conv2d) and module not in exact:
+            module.to(dtype)
+    return out
 
 
 def choose_precision(name: str, net: Network, device: torch.device) -> str:

@@ -82,7 +82,7 @@ class SPyNet(nn.Module):
         flow = self.pyramid(ref, supp)[-1]
         if size != (h, w):
             flow = F.interpolate(flow, (h, w), mode="bilinear", align_corners=False)
-            flow = flow * flow.new_tensor([w / size[1], h / size[0]]).view(1, 2, 1, 1)
+            flow = torch.stack((flow[:, 0] * (w / size[1]), flow[:, 1] * (h / size[0])), 1)
         return flow
 
     def both_ways(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

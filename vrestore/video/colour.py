@@ -91,7 +91,8 @@ class ColourConverter:
         below black stays. Raises ValueError for planes that are not of this format and size.
         """
         self._check([tuple(plane.shape) for plane in planes], "planes")
-        values = [plane.to(self.device, torch.float32) for plane in planes]
+        # To the device as stored: a quarter of the bytes.
+        values = [plane.to(self.device).to(torch.float32) for plane in planes]
         if self.pixel_format.family != "yuv":
             channels = [(value - self._black) / self._luma_codes for value in values]
             return torch.stack(channels * (3 // len(channels)))
