@@ -1,12 +1,14 @@
 """What chunks cost in quality, against how far ahead their backward passes start.
 
 ``python tools/bench/lookahead.py ../shared/media/val``: the shipped network; ``--weights FILE`` for
-others. Clips are reduced by MATLAB's bicubic filter and restored as a whole shot and in chunks;
-``worst_dB`` is the most that a clip's mean Y-PSNR loses, ``to_whole_dB`` the least Y-PSNR of chunks
-against the whole shot.
+others, ``--network iconvsr`` or ``basicvsrpp`` for compact ones of random weights (there only
+``to_whole_dB`` says anything). Clips are reduced by MATLAB's bicubic filter and restored as a whole
+shot and in chunks; ``worst_dB`` is the most that a clip's mean Y-PSNR
+loses, ``to_whole_dB`` the least Y-PSNR of chunks against the whole shot.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,47 +17,65 @@ from torch import Tensor
 
 from vrestore.engine.restorer import Restorer
 from vrestore.evaluate.metrics import luma, psnr
+from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.catalogue import load_model
+from vrestore.models.iconvsr import IconVSR
 from vrestore.train.data import read_frames, shrink
 
 CROP = 4
+RANDOM = {
+    "iconvsr": partial(IconVSR, num_feat=32, num_block=8),
+    "basicvsrpp": partial(BasicVSRPlusPlus, mid_channels=32, num_blocks=5),
+}
 
 
 def main() -> None:
     """One table: every look-ahead on all clips."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--weights", type=Path, action="append", help="a checkpoint; many can be")
+    parser.add_argument("--weights", type=Path, help="a checkpoint")
+    parser.add_argument("--network", choices=RANDOM, help="a random one instead")
+    parser.add_argument("--frames", type=int, help="at most so many of each clip")
+    parser.add_argument("--side", type=int, help="at most so many rows and columns of its middle")
     parser.add_argument("--chunk", type=int, default=8, help="short, so that there are many edges")
     parser.add_argument("--lookahead", default="0,2,4,8,16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    clips = [read_frames(path) for path in sorted(args.folder.glob("*.mp4"))]
+    paths = sorted(args.folder.glob("*.mp4"))
+    clips = [middle(read_frames(path), args.frames, args.side) for path in paths]
+    torch.manual_seed(0)
+    net = RANDOM[args.network]() if args.network else load_model("basicvsr", args.weights)
+    how = {"device": args.device, "precision": "fp32"}
+    whole = Restorer(net, propagation="whole", **how)
+    truths = [(clip, whole_of(whole, clip)) for clip in clips]
     rows = []
-    for weights in args.weights or [None]:
-        net = load_model("basicvsr", weights)
-        how = {"device": args.device, "precision": "fp32", "chunk": args.chunk}
-        whole = Restorer(net, propagation="whole", **how)
-        truths = [(clip, whole_of(whole, clip)) for clip in clips]
-        for lookahead in map(int, args.lookahead.split(",")):
-            restorer = Restorer(net, lookahead=lookahead, **how)
-            lost, near = [], []
-            for clip, best in truths:
-                out = whole_of(restorer, clip)
-                lost.append(y_psnr(best, clip) - y_psnr(out, clip))
-                near.append(y_psnr(out, best))
-            rows.append(
-                {
-                    "network": weights.stem if weights else "basicvsr",
-                    "chunk": args.chunk,
-                    "lookahead": lookahead,
-                    "worst_dB": round(max(lost), 4),
-                    "mean_dB": round(sum(lost) / len(lost), 4),
-                    "to_whole_dB": round(min(near), 1),
-                }
-            )
-            print(rows[-1], flush=True)
+    for lookahead in map(int, args.lookahead.split(",")):
+        restorer = Restorer(net, chunk=args.chunk, lookahead=lookahead, **how)
+        lost, near = [], []
+        for clip, best in truths:
+            out = whole_of(restorer, clip)
+            lost.append(y_psnr(best, clip) - y_psnr(out, clip))
+            near.append(y_psnr(out, best))
+        rows.append(
+            {
+                "network": args.network or (args.weights.stem if args.weights else "basicvsr"),
+                "frames": max(map(len, clips)),
+                "chunk": args.chunk,
+                "lookahead": lookahead,
+                "worst_dB": round(max(lost), 4),
+                "mean_dB": round(sum(lost) / len(lost), 4),
+                "to_whole_dB": round(min(near), 1),
+            }
+        )
+        print(rows[-1], flush=True)
     show(__file__, rows, args.device)
+
+
+def middle(clip: Tensor, frames: int | None, side: int | None) -> Tensor:
+    """The first frames, and the middle of the picture, of ``(T, 3, H, W)``."""
+    top, left = (max(0, (whole - (side or whole)) // 8 * 4) for whole in clip.shape[2:])
+    bottom, right = (start + (side or 1 << 30) // 4 * 4 for start in (top, left))
+    return clip[:frames, :, top:bottom, left:right]
 
 
 def whole_of(restorer: Restorer, clip: Tensor) -> Tensor:
