@@ -39,6 +39,17 @@ def test_shares_of_all_tiles_are_one_everywhere(length, side, scale):
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
+def test_a_tile_fades_out_where_the_next_fades_in():
+    first, second, third = shares(spans(250, 100), 4)
+    shared = (100 - spans(250, 100)[1][0]) * 4
+    assert first[-1] < 0.02
+    assert second[0] < 0.02
+    assert (first[-shared:].diff() < 0).all()
+    assert (second[:shared].diff() > 0).all()
+    assert (first[:-shared] == 1).all()
+    assert (third[shared:] == 1).all()
+
+
 def test_what_changes_nothing_changes_nothing_in_tiles():
     clip = moving_clip(5, 230, 310).unsqueeze(1)
     out = torch.stack(list(tiled(iter, iter(clip), 100, 1, 2)))

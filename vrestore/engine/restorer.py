@@ -138,11 +138,13 @@ class Restorer:
             if not isinstance(frames, Indexed):
                 spool = at_end.enter_context(Spool())
                 for frame in frames:
-                    spool.append((frame,))
+                    spool.append(tuple(self._batch(frame, size)))
                 frames = Again(spool, itemgetter(0))
-            return propagate_exactly(run, net, Again(frames, self._batch), lengths.chunk)
+            again = Again(frames, partial(self._batch, size=size))
+            return propagate_exactly(run, net, again, lengths.chunk)
         if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
-            return propagate(run, net, map(self._batch, frames), Lengths(None, 0))
+            batches = (self._batch(frame, size) for frame in frames)
+            return propagate(run, net, batches, Lengths(None, 0))
         warm = 0
         if isinstance(net, RecurrentNetwork):
             warm = lengths.lookahead
@@ -185,7 +187,7 @@ class Restorer:
     ) -> Iterator[Tensor]:
         """A shot in chunks, and in tiles where there are any."""
         run, net = self._run, self.network
-        batches = (self._batch(frame) for frame in frames)
+        batches = (self._batch(frame, size) for frame in frames)
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
@@ -223,13 +225,18 @@ class Restorer:
             return f"try --propagation exact, or {less}"
         return f"try less than --chunk {self._asked.chunk}, or {less}"
 
-    def _batch(self, frame: Tensor) -> Tensor:
+    def _batch(self, frame: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
         if not isinstance(frame, Tensor):
             raise UsageError(f"a frame is a tensor (3, H, W), not {type(frame).__name__}")
         if frame.dim() != 3 or len(frame) != 3 or not frame.is_floating_point():
             raise UsageError(
                 f"a frame is (3, H, W), R'G'B' in 0..1, not {frame.dtype} {tuple(frame.shape)}"
+            )
+        if size is not None and tuple(frame.shape[1:]) != size:
+            h, w = frame.shape[1:]
+            raise UsageError(
+                f"a frame of {w}x{h} in a shot of {size[1]}x{size[0]}; give it its own stream"
             )
         return frame.to(self._run.device, torch.float32).unsqueeze(0)
 
