@@ -40,8 +40,8 @@ def test_shares_of_all_tiles_are_one_everywhere(length, side, scale):
 
 
 def test_a_tile_fades_out_where_the_next_fades_in():
-    first, second, third = shares(spans(250, 100), 4)
-    shared = (100 - spans(250, 100)[1][0]) * 4
+    first, second, third = shares(spans(200, 100), 4)
+    shared = (100 - spans(200, 100)[1][0]) * 4
     assert first[-1] < 0.02
     assert second[0] < 0.02
     assert (first[-shared:].diff() < 0).all()
