@@ -40,6 +40,9 @@ def test_states_and_frames_cost_what_their_tensors_hold():
     assert not backward.read_ahead
     assert found.moment == (3 + 2 * 2) * 40 * 48 * 4
     assert found.out == 3 * 16 * 40 * 48 * 4
+    held = 12 * found.moment + 8 * backward.state  # of chunk 8 and look-ahead 4
+    carried = 2 * (backward.state + forward.state)
+    assert found.bytes(8, 4) == held + carried + found.most + found.out
 
 
 def test_more_frames_larger_pictures_and_wider_tiles_need_more():
