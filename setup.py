@@ -17,6 +17,7 @@ setup(
         "vrestore": ["py.typed"],
         "vrestore.models": ["weights/*"],
         "vrestore.configs": ["*/*.toml"],
+        "vrestore.evaluate": ["niqe_pris_params.*"],
     },
     install_requires=[
         "torch>=2.6",
@@ -40,6 +41,7 @@ setup(
             "import-linter",
         ],
         "train": ["matplotlib", "decord"],
+        "evaluate": ["opencv-python-headless", "matplotlib", "lpips", "DISTS-pytorch"],
     },
     entry_points={"console_scripts": ["vrestore = vrestore.cli:main"]},
     classifiers=[

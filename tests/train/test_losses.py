@@ -33,7 +33,8 @@ def test_log_error_falls_as_mean_psnr_rises():
     for spread in (0.02, 0.1):
         a, b = pair(spread)
         scores = [
-            psnr(x.flatten(0, 1) * 255, y.flatten(0, 1) * 255) for x, y in zip(a, b, strict=True)
+            psnr(x.flatten(0, 1)[:, None] * 255, y.flatten(0, 1)[:, None] * 255)
+            for x, y in zip(a, b, strict=True)
         ]
         decibels.append(torch.stack(scores).mean().item())
         losses.append(log_error(a, b).item())
