@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_models(models_parser().parse_args(argv[1:]))
         if argv[:1] == ["explain"]:
             return run_explain(explain_parser().parse_args(argv[1:]))
+        if argv[:1] == ["evaluate"]:
+            return run_evaluate(evaluate_parser().parse_args(argv[1:]))
         return run(build_parser().parse_args(argv))
     except BrokenPipeError:
         sys.stderr.close()
@@ -70,7 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vrestore",
         description="Restores a film: the same film, sharper and larger; all else in it untouched.",
         epilog="Example: vrestore clip.mp4 --model basicvsr. Also: vrestore models (what there is, "
-        "and how to get it), vrestore explain (what an output was made from).",
+        "and how to get it), vrestore explain (what an output was made from), "
+        "vrestore evaluate (a model on the field's benchmarks).",
     )
     add = parser.add_argument
     add(
@@ -263,6 +266,38 @@ def run_explain(args: argparse.Namespace) -> int:
     found = explain.explain(place, load_model(args.model, args.weights, offline=args.offline))
     explain.save(found.strip, target)
     show.explained(found.shares, target)
+    return 0
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Of ``vrestore evaluate``."""
+    from vrestore.evaluate.flags import add_flags
+
+    parser = Parser(
+        prog="vrestore evaluate",
+        description="Scores a model on a benchmark as the field does: its clips, frames, crop, "
+        "channel and averages, the published figure beside ours.",
+    )
+    add_flags(parser)
+    parser.add_argument("--json", action="store_true", help="progress and result as JSON lines")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """The one call."""
+    from vrestore.evaluate.flags import options_of, request_of
+    from vrestore.evaluate.request import fulfil, look_over
+
+    options, request = options_of(args), request_of(args)
+    clips = look_over(request)  # what is not there needs no weights
+    show = choose_display(args)
+    try:
+        fetch_weights(options, show)
+        show.evaluated(fulfil(request, clips, options, show.progress))
+    finally:
+        show.close()
     return 0
 
 

@@ -16,6 +16,7 @@ from vrestore.report import Progress, Report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vrestore.evaluate.table import Evaluation
     from vrestore.jobs.batch import Outcome
     from vrestore.models.entry import Entry
     from vrestore.plan import Plan
@@ -49,6 +50,9 @@ class Silence:
 
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         """Called when it is known what an output was made from."""
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Called when a model has been scored on a set."""
 
     def error(self, error: VrestoreError) -> None:
         """Called when a film, or the command, has failed."""
@@ -103,6 +107,10 @@ class PlainLines(Silence):
             print(f"frame {number:6d}  {share:6.1%}  {'#' * round(60 * share)}")
         print(target, flush=True)
 
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.last = float("-inf")
+        print("\n".join(evaluation.lines()), flush=True)
+
     def summary(self, outcomes: Sequence[Outcome]) -> None:
         print(", ".join(f"{n} {word}" for word, n in count(outcomes).items()))
 
@@ -129,6 +137,10 @@ class Bar(PlainLines):
     def report(self, report: Report) -> None:
         self.close()
         super().report(report)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.close()
+        super().evaluated(evaluation)
 
     def error(self, error: VrestoreError) -> None:
         self.close()
@@ -194,6 +206,9 @@ class JsonLines(Silence):
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         rounded = {str(number): round(share, 6) for number, share in shares.items()}
         self.write("explained", target=str(target), shares=rounded)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.write("evaluated", **evaluation.as_dict())
 
     def error(self, error: VrestoreError) -> None:
         self.write("error", message=str(error), exit_code=error.exit_code)

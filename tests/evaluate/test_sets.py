@@ -1,0 +1,223 @@
+"""Clips on disk: how they are found and paired, and how what is wrong with them is named."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from benchmark_sets import moving, write_clip, write_set
+from films import film
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vrestore.errors import InputError, UsageError
+from vrestore.evaluate.footage import code_values, frames_of
+from vrestore.evaluate.inputs import write_reduced
+from vrestore.evaluate.protocols import find
+from vrestore.evaluate.sets import (
+    check_numbers,
+    check_sizes,
+    chosen_clips,
+    find_clips,
+    footage_of,
+    numbered,
+)
+
+CUSTOM, REDS4 = find("custom"), find("reds4")
+REDS4_FOLDER = Path("000")
+FOLDER_NAMES = [f"{i:08d}.png" for i in range(100)]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two clips of 3 and 4 frames: their LQ and their GT folder."""
+    return write_set(tmp_path, {"a": 3, "b": 4})
+
+
+def check(names, count):
+    numbers = numbered(names, REDS4_FOLDER, REDS4)
+    check_numbers(numbers, names, REDS4_FOLDER, 0, count)
+
+
+def test_frames_are_paired_by_number_and_clips_by_name(pair):
+    clips = find_clips(CUSTOM, *pair)
+    assert [clip.name for clip in clips] == ["a", "b"]
+    assert [clip.lq.count for clip in clips] == [3, 4]
+    for clip in clips:
+        for index, path in clip.lq.pictures.items():
+            assert clip.truth.pictures[index].name == path.name
+        assert clip.first == 0
+
+
+@given(missing=st.integers(0, 99))
+def test_whichever_frame_is_missing_is_named(missing):
+    names = [name for name in FOLDER_NAMES if name != f"{missing:08d}.png"]
+    with pytest.raises(InputError, match=rf"{missing:08d}.png: is missing; the clip has 100"):
+        check(names, 100)
+
+
+def test_a_clip_of_the_protocols_length_passes():
+    check(FOLDER_NAMES, 100)
+
+
+def test_a_frame_too_many_is_named():
+    names = [*FOLDER_NAMES, "00000100.png"]
+    with pytest.raises(InputError, match=r"000/00000100.png: is one too many"):
+        check(names, 100)
+
+
+def test_a_picture_of_another_name_is_named():
+    with pytest.raises(InputError, match=r"000/thumb1.png: no frame of REDS4 is called so"):
+        numbered([*FOLDER_NAMES, "thumb1.png"], REDS4_FOLDER, REDS4)
+    with pytest.raises(InputError, match=r"1.png: .* named like 00000000.png"):
+        numbered(["1.png"], REDS4_FOLDER, REDS4)
+
+
+def test_a_frame_that_is_there_twice_is_named():
+    with pytest.raises(InputError, match=r"000/00000007.jpg: frame 00000007 is there twice"):
+        numbered([*FOLDER_NAMES, "00000007.jpg"], REDS4_FOLDER, REDS4)
+
+
+def test_a_gap_is_found_where_the_protocol_lays_no_names_down(tmp_path):
+    folder = write_clip(tmp_path / "walk", moving(5, 16, 16), "Frame %03d", 1)
+    assert footage_of(folder, CUSTOM).first == 1
+    (folder / "Frame 003.png").unlink()
+    with pytest.raises(InputError, match=r"walk/Frame 003.png: is missing; the clip has 4 frames"):
+        footage_of(folder, CUSTOM)
+
+
+def test_numbers_are_those_that_change_from_frame_to_frame():
+    names = ["take2_9_x4.png", "take2_10_x4.png", "take2_11_x4.png"]
+    assert numbered(names, REDS4_FOLDER, CUSTOM) == {9: 0, 10: 1, 11: 2}
+    assert numbered(["left.png", "right.png"], REDS4_FOLDER, CUSTOM) is None
+    assert numbered(["a1.png", "b1.png"], REDS4_FOLDER, CUSTOM) is None
+
+
+def test_vid4s_clips_must_have_their_lengths(tmp_path):
+    folder = write_clip(tmp_path / "city", moving(3, 16, 16), "%03d", 1)
+    with pytest.raises(InputError, match=r"city/004.png: is missing; the clip has 34 frames"):
+        footage_of(folder, find("vid4"), 34)
+
+
+def test_a_missing_clip_is_named(tmp_path, pair):
+    with pytest.raises(InputError, match=r"lq/000: the clip is missing; REDS4 has 000, 011, 015"):
+        find_clips(REDS4, *pair)
+    lq, gt = pair
+    shutil.rmtree(gt / "b")
+    with pytest.raises(InputError, match=r"gt/b: the clip is missing, which is in .*lq/b"):
+        find_clips(CUSTOM, lq, gt)
+    assert [clip.name for clip in find_clips(CUSTOM, lq, gt, ["a"])] == ["a"]
+    with pytest.raises(InputError, match=r"nowhere: is not there"):
+        find_clips(CUSTOM, lq, tmp_path / "nowhere")
+
+
+def test_a_frame_that_only_one_side_has_is_named(pair):
+    lq, gt = pair
+    (gt / "b" / "00000003.png").unlink()
+    with pytest.raises(InputError, match=r"lq/b/00000003.png: has no counterpart in .*gt/b"):
+        find_clips(CUSTOM, lq, gt)
+    (lq / "b" / "00000003.png").unlink()
+    (lq / "b" / "00000002.png").unlink()
+    with pytest.raises(InputError, match=r"gt/b/00000002.png: has no counterpart in .*lq/b"):
+        find_clips(CUSTOM, lq, gt)
+
+
+def test_two_numberings_of_one_clip_are_refused(tmp_path):
+    lq = write_clip(tmp_path / "lq", moving(3, 16, 16), first=0)
+    gt = write_clip(tmp_path / "gt", moving(3, 64, 64), first=1)
+    with pytest.raises(InputError, match=r"gt/00000001.png: numbered from 1, its input"):
+        find_clips(CUSTOM, lq, gt)
+
+
+def test_a_truth_of_another_size_is_named(pair):
+    clips = find_clips(CUSTOM, *pair)
+    check_sizes(clips, 4)
+    with pytest.raises(InputError, match=r"gt/a/00000000.png: 24x16, but 2 times .* is 12x8"):
+        check_sizes(clips, 2)
+
+
+def test_a_frame_of_another_size_than_its_clips_is_named(tmp_path):
+    folder = write_clip(tmp_path / "a", moving(2, 16, 16))
+    write_clip(tmp_path / "b", moving(3, 16, 20))
+    shutil.copy(tmp_path / "b" / "00000002.png", folder)
+    with pytest.raises(InputError, match=r"a/00000002.png: 20x16, but 00000000.png is 16x16"):
+        list(frames_of(footage_of(folder, CUSTOM)))
+
+
+def test_the_number_of_clips_is_the_protocols(tmp_path):
+    lq, gt = write_set(tmp_path, dict.fromkeys("abc", 2), "%04d")
+    with pytest.raises(InputError, match=r"lq: 3 clips, UDM10 has 10; .*--clips"):
+        find_clips(find("udm10"), lq, gt)
+    assert len(find_clips(find("udm10"), lq, gt, "abc")) == 3
+
+
+def test_vimeos_clips_lie_two_deep_and_its_truth_may_be_the_middle_frame_alone(tmp_path):
+    lq, gt = write_set(tmp_path, {"00001/0266": 7, "00002/0003": 7}, "im%d", 1)
+    (whole, _) = find_clips(find("vimeo90k-t"), lq, gt)
+    for i in (1, 2, 3, 5, 6, 7):
+        (gt / "00001/0266" / f"im{i}.png").unlink()
+    first, second = find_clips(find("vimeo90k-t"), lq, gt)
+    assert (first.name, second.name) == ("00001/0266", "00002/0003")
+    assert first.truth.pictures == {3: gt / "00001/0266/im4.png"}
+    assert whole.truth.pictures[3] == first.truth.pictures[3]
+    (gt / "00002/0003/im2.png").unlink()
+    with pytest.raises(InputError, match=r"im2.png: is missing; the clip has 7 frames"):
+        find_clips(find("vimeo90k-t"), lq, gt)
+    for i in (1, 2, 3, 5, 6, 7):
+        (lq / "00001/0266" / f"im{i}.png").unlink()
+    with pytest.raises(InputError, match=r"lq/00001/0266/im1.png: is missing"):
+        find_clips(find("vimeo90k-t"), lq, gt)
+
+
+def test_either_naming_of_the_validation_clips_will_do(tmp_path):
+    clip = write_clip(tmp_path / "lq" / "240", moving(1, 16, 16))
+    for number in range(241, 270):
+        (clip.parent / f"{number}").symlink_to(clip)
+    with pytest.raises(InputError, match=r"lq/240/00000001.png: is missing"):
+        find_clips(find("reds-val"), tmp_path / "lq", None)
+
+
+def test_clips_are_chosen_by_name_or_by_a_sets_own_list(tmp_path, pair):
+    assert chosen_clips("000, 011") == ("000", "011")
+    assert chosen_clips("") == ()
+    listed = tmp_path / "meta_info.txt"
+    listed.write_text("00001/0266 7 (256,448,3)\n00001/0268 7 (256,448,3)\n\n")
+    assert chosen_clips(str(listed)) == ("00001/0266", "00001/0268")
+    with pytest.raises(UsageError, match="--clips 001: REDS4 has no such clip"):
+        find_clips(REDS4, *pair, ["001"])
+
+
+def test_a_film_may_stand_for_a_clips_pictures(tmp_path):
+    (tmp_path / "gt").mkdir()
+    film(tmp_path / "gt" / "walk.mkv", 5, "32x32", options=("-c:v", "ffv1"))
+    (clip,) = find_clips(CUSTOM, None, tmp_path / "gt")
+    assert (clip.name, clip.truth.count) == ("walk", None)
+    assert [index for index, _ in frames_of(clip.truth)] == [0, 1, 2, 3, 4]
+    assert [index for index, _ in frames_of(clip.truth, [1, 4])] == [1, 4]
+    with pytest.raises(InputError, match=r"walk.mkv: 5 frames, but its input has 6"):
+        list(frames_of(clip.truth, None, 6))
+    (alone,) = find_clips(CUSTOM, tmp_path / "gt" / "walk.mkv", tmp_path / "gt")
+    assert alone.name == "walk"
+
+
+def test_a_film_that_breaks_off_is_not_scored(tmp_path):
+    whole = film(tmp_path / "whole.mkv", 12, "64x48", options=("-c:v", "ffv1"))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (clip,) = find_clips(CUSTOM, None, cut)
+    with pytest.raises(InputError, match=r"must be whole"):
+        list(frames_of(clip.truth))
+
+
+def test_inputs_are_written_whole_or_not_at_all(tmp_path, pair):
+    _, gt = pair
+    clips = find_clips(CUSTOM, None, gt)
+    made = tmp_path / "made"
+    write_reduced(clips, made, "bi", 4)
+    for clip in find_clips(CUSTOM, made, pair[0]):
+        for (_, ours), (_, theirs) in zip(frames_of(clip.lq), frames_of(clip.truth), strict=True):
+            assert torch.equal(code_values(ours), code_values(theirs))
+    (gt / "b" / "00000002.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b/00000002.png"):
+        write_reduced(clips, tmp_path / "again", "bi", 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gt", "lq", "made"]

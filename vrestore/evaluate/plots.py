@@ -1,0 +1,119 @@
+"""Two pictures of an evaluation: PSNR frame by frame, and models against what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vrestore.errors import InputError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from vrestore.evaluate.table import Evaluation
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A model's point: the mean PSNR in dB of the set's channel, and what it took."""
+
+    model: str
+    how: str
+    psnr: float
+    seconds_per_frame: float
+    parameters: int
+
+
+def plot_frames(evaluation: Evaluation, file: Path) -> None:
+    """A line for each clip. UsageError without matplotlib, or where no PSNR was measured."""
+    column = _column(evaluation.protocol.channel)
+    pyplot = plotter()
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for clip in evaluation.clips:
+        values = [getattr(frame.scores, column) for frame in clip.frames]
+        if None in values or not values:
+            raise UsageError(f"{file}: clip {clip.name} has no PSNR to draw")
+        mean = getattr(clip.mean, column)
+        label = f"{clip.name} ({mean:.2f} dB)"
+        axes.plot([frame.number for frame in clip.frames], values, marker=".", label=label)
+    axes.set(
+        xlabel="frame",
+        ylabel=f"PSNR [dB], {evaluation.protocol.channel}",
+        title=f"{evaluation.protocol.title}: {evaluation.model}",
+    )
+    if len(evaluation.clips) <= 10:
+        axes.legend(fontsize="small")
+    _save(figure, file)
+    pyplot.close(figure)
+
+
+def plot_costs(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Models against their seconds a frame; ``runs`` as ``Evaluation.as_dict`` gives them.
+
+    UsageError without matplotlib, and for runs of different sets, inputs or crops: their figures
+    have nothing to do with each other.
+    """
+    kinds = {(run["protocol"], run["channel"], run["crop"], run["input"]) for run in runs}
+    if len(kinds) != 1:
+        raise UsageError(f"{file}: these runs were not of one set, input and crop: {kinds}")
+    ((protocol, channel, *_),) = kinds
+    costs = [_cost(run, channel, file) for run in runs]
+    pyplot = plotter()
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    for cost in costs:
+        label = f"{cost.model}, {cost.parameters / 1e6:.1f} M ({cost.how})"
+        axes.scatter(cost.seconds_per_frame, cost.psnr, s=40, label=label)
+    axes.set(
+        xscale="log",
+        xlabel="measured seconds a frame",
+        ylabel=f"PSNR [dB], {channel}",
+        title=protocol,
+    )
+    axes.margins(0.15)
+    figure.legend(loc="outside lower center", fontsize="small")
+    _save(figure, file)
+    pyplot.close(figure)
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """What ``--out`` wrote as JSON. Raises InputError for anything else."""
+    try:
+        run = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{file}: is no run's JSON: {error}") from error
+    if not isinstance(run, dict) or not {"protocol", "mean", "seconds_per_frame"} <= set(run):
+        raise InputError(f"{file}: is no run's JSON; vrestore evaluate --out FILE.json makes one")
+    return run
+
+
+def plotter() -> Any:
+    """matplotlib's pyplot, drawing into files; UsageError where it is not installed."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise UsageError("plots need matplotlib: pip install vrestore[evaluate]") from error
+    return pyplot
+
+
+def _cost(run: Mapping[str, Any], channel: str, file: Path) -> Cost:
+    psnr = run["mean"].get(_column(channel))
+    if psnr is None:
+        raise UsageError(f"{file}: the run of {run['model']} has no PSNR to draw")
+    return Cost(run["model"], run["how"][0], psnr, run["seconds_per_frame"], run["parameters"])
+
+
+def _column(channel: str) -> str:
+    return f"psnr_{channel.lower()}"
+
+
+def _save(figure: Any, file: Path) -> None:
+    try:
+        figure.savefig(file, dpi=110)
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not have
+        raise OutputError(f"{file}: cannot be written: {error}") from error

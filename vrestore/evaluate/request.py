@@ -1,0 +1,117 @@
+"""One evaluation as it was asked for: seen to first, then run, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vrestore.errors import OutputError, UsageError
+from vrestore.evaluate.figures import known_as
+from vrestore.evaluate.inputs import write_reduced
+from vrestore.evaluate.plots import plot_costs, plot_frames, plotter, read_run
+from vrestore.evaluate.protocols import Protocol, find
+from vrestore.evaluate.run import Scoring, evaluate
+from vrestore.evaluate.sets import Clip, check_sizes, find_clips
+from vrestore.evaluate.submission import Pack, PackForm
+from vrestore.evaluate.table import Evaluation, frames_file, write
+from vrestore.options import RestoreOptions
+from vrestore.report import ProgressCallback
+from vrestore.restore import load_restorer
+
+
+@dataclass(frozen=True)
+class Request:
+    """``lq`` and ``truth``: folders with a folder or a film for each clip; ``lq`` None or not yet
+    there: made as ``scoring.make_lq`` says, and written there if it was named. ``clips``: only
+    these. ``out``: values per frame, .csv or .json. ``plot``, ``plot_cost``: pictures, the second
+    with the runs in ``beside``. ``submit``: a zip as ``form`` says; then the truth may be missing.
+    """
+
+    protocol: str
+    lq: Path | None = None
+    truth: Path | None = None
+    clips: Sequence[str] = ()
+    scoring: Scoring = field(default_factory=Scoring)
+    out: Path | None = None
+    plot: Path | None = None
+    plot_cost: Path | None = None
+    beside: Sequence[Path] = ()
+    submit: Path | None = None
+    form: PackForm = field(default_factory=PackForm)
+    overwrite: bool = False
+
+
+def look_over(request: Request) -> tuple[Clip, ...]:
+    """The clips, checked before anything long begins; UsageError, InputError, OutputError."""
+    protocol = find(request.protocol)
+    _check_sides(request, protocol)
+    if request.scoring.crop is not None and protocol.name != "custom":
+        raise UsageError(f"--crop: {protocol.title} lays it down; it is for --protocol custom")
+    if request.beside and not request.plot_cost:
+        raise UsageError("--beside names runs for --plot-cost FILE")
+    for file in (request.out, request.plot, request.plot_cost, request.submit):
+        if file and file.exists() and not request.overwrite:
+            raise OutputError(f"{file}: exists already; use --overwrite, or name another")
+        if file and not file.absolute().parent.is_dir():
+            raise OutputError(f"{file}: there is no folder {file.parent}")
+    if request.out and request.out.suffix.lower() not in (".csv", ".json"):
+        raise UsageError(f"{request.out}: values per frame go into a .csv or a .json")
+    if request.plot or request.plot_cost:
+        plotter()
+    for file in request.beside:
+        read_run(file)
+    lq = None if request.scoring.make_lq else request.lq
+    return find_clips(protocol, lq, request.truth, request.clips)
+
+
+def fulfil(
+    request: Request,
+    clips: tuple[Clip, ...],
+    options: RestoreOptions,
+    progress: ProgressCallback | None = None,
+) -> Evaluation:
+    """Run it over what ``look_over`` found, and write all that was asked for.
+
+    ``options``: model, weights, device, precision, propagation and sizes; the rest is for films.
+    """
+    protocol, scoring = find(request.protocol), request.scoring
+    restorer = load_restorer(options)
+    model = known_as(options.model, options.weights) or str(options.weights or options.model)
+    if scoring.make_lq is None:
+        check_sizes(clips, restorer.scale)
+    elif request.lq:
+        write_reduced(clips, request.lq, scoring.make_lq, restorer.scale)
+        clips = find_clips(protocol, request.lq, request.truth, request.clips)
+    if request.submit is None:
+        found = evaluate(clips, protocol, restorer, scoring, model=model, progress=progress)
+    else:
+        with Pack(request.submit, request.form, overwrite=request.overwrite) as pack:
+            found = evaluate(
+                clips, protocol, restorer, scoring, model=model, progress=progress, pack=pack
+            )
+            pack.close(found.seconds_per_frame, restorer.device)
+    if request.out:
+        write(frames_file(found, request.out), request.out)
+    if request.plot:
+        plot_frames(found, request.plot)
+    if request.plot_cost:
+        plot_costs([*map(read_run, request.beside), found.as_dict()], request.plot_cost)
+    return found
+
+
+def _check_sides(request: Request, protocol: Protocol) -> None:
+    """Whether there is an input, and a truth where there must be one."""
+    lq, truth, make_lq = request.lq, request.truth, request.scoring.make_lq
+    if truth and not protocol.has_truth:
+        raise UsageError(f"{protocol.title} has no truth; leave --gt out")
+    if make_lq and not truth:
+        raise UsageError("--make-lq makes the input from --gt DIR; give that")
+    if not make_lq and not lq:
+        raise UsageError("no input; give --lq DIR, or --gt DIR and --make-lq bi")
+    if make_lq and lq and lq.exists():
+        raise UsageError(
+            f"--lq {lq} exists: leave --make-lq out to use it, or name a folder that does not"
+        )
+    if protocol.has_truth and not (truth or request.submit):
+        raise UsageError(f"{protocol.title} is scored against its truth; give --gt DIR")

@@ -1,0 +1,255 @@
+"""A benchmark's clips on disk: found, paired frame by frame, and refused where one is missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vrestore.errors import InputError, UsageError
+from vrestore.evaluate.footage import Footage, size_of
+from vrestore.evaluate.protocols import Protocol
+from vrestore.video.command import CONTAINERS
+from vrestore.video.pictures import is_picture, list_pictures
+
+
+@dataclass(frozen=True)
+class Clip:
+    """``lq`` None: its input is made from the truth. ``truth`` None: there is none."""
+
+    name: str
+    lq: Footage | None
+    truth: Footage | None
+
+    @property
+    def first(self) -> int:
+        """The number of the first frame, as the file names have it, else 0."""
+        sides = [side.first for side in (self.lq, self.truth) if side]
+        return next((first for first in sides if first is not None), 0)
+
+
+def find_clips(
+    protocol: Protocol, lq: Path | None, truth: Path | None, chosen: Sequence[str] = ()
+) -> tuple[Clip, ...]:
+    """The protocol's clips, or the ``chosen`` ones, in ``lq`` and ``truth``, each checked.
+
+    A folder holds a folder of pictures, or a film, for each clip; one clip alone may be given by
+    itself. Raises InputError with the file's name for a clip, a picture or a frame that is missing
+    or too many; UsageError for a chosen clip that the protocol does not have.
+    """
+    sides = [side for side in (lq, truth) if side is not None]
+    places = [_places(protocol, side, chosen) for side in sides]
+    if len(places) == 2 and not chosen and all(len(found) == 1 for found in places):
+        places[0] = dict(zip(places[1], places[0].values(), strict=True))  # however called
+    _same_clips(sides, places)
+    counts = {name: count for naming in protocol.namings for name, count in naming.items()}
+    clips = []
+    for name in places[0]:
+        frames = counts.get(name, protocol.clip_frames)
+        low = footage_of(places[0][name], protocol, frames) if lq else None
+        high = footage_of(places[-1][name], protocol, frames, is_truth=True) if truth else None
+        if low and high:
+            _same_frames(low, high, protocol)
+        clips.append(Clip(name, low, high))
+    return tuple(clips)
+
+
+def check_sizes(clips: Sequence[Clip], scale: int) -> None:
+    """Raises InputError where a truth is not ``scale`` times as large as its input."""
+    for clip in clips:
+        if not (clip.lq and clip.truth):
+            continue
+        (width, height), (wide, high) = size_of(clip.lq), size_of(clip.truth)
+        if (width * scale, height * scale) != (wide, high):
+            where = clip.truth.name_of(next(iter(clip.truth.pictures), 0))
+            raise InputError(
+                f"{where}: {wide}x{high}, but {scale} times its input {clip.lq.path} "
+                f"({width}x{height}) is {width * scale}x{height * scale}"
+            )
+
+
+def chosen_clips(text: str) -> tuple[str, ...]:
+    """``000,011``, or a file with a name at the beginning of each line, as the sets' lists are."""
+    path = Path(text)
+    if not path.is_file():
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is no list of clips: {error}") from error
+    return tuple(line.split()[0] for line in lines if line.strip())
+
+
+def footage_of(
+    path: Path, protocol: Protocol, frames: int | None = None, *, is_truth: bool = False
+) -> Footage:
+    """A clip's folder of pictures, film or single picture; ``frames`` that it must have.
+
+    Of a truth the judged frames are enough. InputError names the picture that is missing, or one
+    too many.
+    """
+    if not path.is_dir() and not is_picture(path):
+        return Footage(path)
+    pictures = list_pictures(path) if path.is_dir() else [path]
+    folder = path if path.is_dir() else path.parent
+    names = [picture.name for picture in pictures]
+    numbers = numbered(names, folder, protocol)
+    if numbers is None:
+        if frames is not None and len(pictures) != frames:
+            raise InputError(f"{folder}: {len(pictures)} pictures, {protocol.title} has {frames}")
+        return Footage(path, dict(enumerate(pictures)))
+    first = min(numbers) if protocol.first is None else protocol.first
+    partly = is_truth and set(numbers) == {first + i for i in protocol.judged or ()}
+    if not partly:
+        check_numbers(numbers, names, folder, first, frames or len(numbers))
+    return Footage(path, {n - first: pictures[k] for n, k in sorted(numbers.items())}, first)
+
+
+def numbered(names: Sequence[str], folder: Path, protocol: Protocol) -> dict[int, int] | None:
+    """Frame number -> place in ``names``; None where names have no number that tells them apart.
+
+    Raises InputError for a name that the protocol's pictures do not have.
+    """
+    stems = [Path(name).stem for name in names]
+    if protocol.picture is not None:
+        form = re.compile(re.sub(r"%(0(\d))?d", _digits, protocol.picture))
+        for name, stem in zip(names, stems, strict=True):
+            if not form.fullmatch(stem):
+                like = protocol.picture % (protocol.first or 0) + Path(name).suffix
+                raise InputError(
+                    f"{folder / name}: no frame of {protocol.title} is called so; they are "
+                    f"named like {like}: move it elsewhere"
+                )
+        numbers = {int(re.sub(r"\D", "", stem)): place for place, stem in enumerate(stems)}
+        for place, stem in enumerate(stems):
+            if stem in stems[:place]:
+                raise InputError(f"{folder / names[place]}: frame {stem} is there twice")
+        return numbers
+    groups = [re.findall(r"\d+", stem) for stem in stems]
+    columns = list(zip(*groups, strict=True)) if len({len(g) for g in groups}) == 1 else []
+    for column in reversed(columns):  # the last number that tells all of them apart
+        if len(set(map(int, column))) == len(names):
+            return {int(number): place for place, number in enumerate(column)}
+    return None
+
+
+def check_numbers(
+    numbers: Mapping[int, int], names: Sequence[str], folder: Path, first: int, count: int
+) -> None:
+    """``count`` frames from number ``first``; InputError names what is missing or one too many."""
+    expected = range(first, first + count)
+    span = f"the clip has {count} frames, {_called(first, numbers, names)} to "
+    span += _called(expected[-1], numbers, names)
+    for number in expected:
+        if number not in numbers:
+            raise InputError(f"{folder / _called(number, numbers, names)}: is missing; {span}")
+    for number, place in numbers.items():
+        if number not in expected:
+            raise InputError(f"{folder / names[place]}: is one too many; {span}")
+
+
+def _called(number: int, numbers: Mapping[int, int], names: Sequence[str]) -> str:
+    """What the frame of that number is called, or would be: as its neighbours are."""
+    if number in numbers:
+        return names[numbers[number]]
+    known, place = next(iter(numbers.items()))
+    stem, suffix = Path(names[place]).stem, Path(names[place]).suffix
+    *_, found = (m for m in re.finditer(r"\d+", stem) if int(m[0]) == known)
+    return f"{stem[: found.start()]}{number:0{len(found[0])}d}{stem[found.end() :]}{suffix}"
+
+
+def _digits(found: re.Match[str]) -> str:
+    """A printf form as a regular expression: ``%08d`` has eight digits, ``%d`` any."""
+    return rf"\d{{{found[2]}}}" if found[2] else r"\d+"
+
+
+def _places(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> dict[str, Path]:
+    """Where in the folder each clip lies, by name."""
+    if not folder.exists():
+        raise InputError(f"{folder}: is not there")
+    naming = _naming(protocol, folder, chosen)
+    if naming:
+        places = {}
+        for name in naming:
+            place = _clip_at(folder, name)
+            if place is None:
+                of_all = "" if chosen else f"; {protocol.title} has {', '.join(naming)}"
+                raise InputError(f"{folder / name}: the clip is missing{of_all}")
+            places[name] = place
+        return places
+    places = dict(_clips_under(folder))
+    if not places:
+        raise InputError(f"{folder}: no folder of pictures and no film in it")
+    if protocol.clip_count not in (None, len(places)):
+        raise InputError(
+            f"{folder}: {len(places)} clips, {protocol.title} has {protocol.clip_count}; "
+            "give all, or name those to score with --clips"
+        )
+    return places
+
+
+def _naming(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> Sequence[str]:
+    """The clips' names where they are laid down or chosen; nothing: whatever is there."""
+    known = {name for naming in protocol.namings for name in naming}
+    for name in chosen:
+        if known and name not in known:
+            raise UsageError(f"--clips {name}: {protocol.title} has no such clip")
+    if chosen or not known:
+        return chosen
+    return max(
+        ([*naming] for naming in protocol.namings),
+        key=lambda naming: sum(_clip_at(folder, name) is not None for name in naming),
+    )
+
+
+def _clip_at(folder: Path, name: str) -> Path | None:
+    """The clip's folder of pictures, or its film."""
+    names = (name, *(name + suffix for suffix in CONTAINERS))
+    return next((folder / n for n in names if (folder / n).exists()), None)
+
+
+def _clips_under(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Every folder that holds pictures, every film; names are paths from ``folder`` on."""
+    if not folder.is_dir():
+        yield folder.stem, folder
+        return
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if any(is_picture(entry) for entry in entries):
+        yield prefix.rstrip("/") or folder.resolve().name, folder
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _clips_under(entry, f"{prefix}{entry.name}/")
+        elif entry.suffix.lower() in CONTAINERS:
+            yield prefix + entry.stem, entry
+
+
+def _same_clips(sides: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> None:
+    """Raises InputError for a clip that only one side has."""
+    for here, there, folder in zip(places, reversed(places), reversed(sides), strict=True):
+        for name, place in here.items():
+            if name not in there:
+                raise InputError(
+                    f"{folder / name}: the clip is missing, which is in {place}; "
+                    "--clips names those to score"
+                )
+
+
+def _same_frames(lq: Footage, truth: Footage, protocol: Protocol) -> None:
+    """Raises InputError for a frame that only one side has, as far as the names tell."""
+    if not (lq.pictures and truth.pictures):
+        return  # a film's frames are counted when it is read
+    if None not in (lq.first, truth.first) and lq.first != truth.first:
+        raise InputError(
+            f"{truth.name_of(min(truth.pictures))}: numbered from {truth.first}, its input "
+            f"{lq.path} from {lq.first}; give both the same numbers"
+        )
+    judged = protocol.judged_of(len(lq.pictures))
+    needed = judged if set(truth.pictures) == set(judged) else lq.pictures
+    for index in needed:
+        if index not in truth.pictures:
+            raise InputError(f"{lq.pictures[index]}: has no counterpart in {truth.path}")
+    for index, path in truth.pictures.items():
+        if index not in lq.pictures:
+            raise InputError(f"{path}: has no counterpart in {lq.path}")
