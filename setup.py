@@ -40,7 +40,7 @@ setup(
             "mypy",
             "import-linter",
         ],
-        "train": ["matplotlib", "decord"],
+        "train": ["matplotlib", "decord", "tensorboard"],
         "evaluate": ["opencv-python-headless", "matplotlib", "lpips", "DISTS-pytorch"],
     },
     entry_points={"console_scripts": ["vrestore = vrestore.cli:main"]},

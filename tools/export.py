@@ -5,15 +5,16 @@ clips (8 bit, crop 4), as the model card quotes them.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-from vrestore.models.basicvsr import BasicVSR
+from vrestore.errors import InputError, VrestoreError
 from vrestore.models.checkpoint import load_network, save_network
-from vrestore.settings import read_toml
-from vrestore.train.config import TrainConfig
-from vrestore.train.loop import load_validation, validate
+from vrestore.train.config import read_config
+from vrestore.train.loop import load_state, load_validation, validate
+from vrestore.train.network import build_network
 
 
 def main() -> None:
@@ -23,15 +24,27 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the run")
     parser.add_argument("target", type=Path, help="a .safetensors file")
     args = parser.parse_args()
-    config = read_toml(args.config, TrainConfig)
-    state = torch.load(args.folder / "state.pt", map_location="cpu", weights_only=True)
-    net = BasicVSR(**config.network)
+    try:
+        export(args.config, args.folder, args.target)
+    except VrestoreError as error:
+        print(f"export.py: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def export(config_file: Path, folder: Path, target: Path) -> None:
+    """The run's averaged weights into ``target``, its figures onto the screen."""
+    config = read_config(config_file)
+    state = load_state(folder / "state.pt", torch.device("cpu"))
+    if state is None:
+        raise InputError(f"{folder}: holds no state.pt; train it first")
+    net = build_network(config.network)
     net.load_state_dict(state["ema"])
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    save_network(net, args.target, {"steps": str(state["step"]), "licence": "Apache-2.0"})
-    clips = load_validation(config.data.validation)
-    gains = validate(load_network(args.target), clips, torch.device("cpu"), frames=None)
-    print(f"step {state['step']}, {args.target.stat().st_size / 2**20:.2f} MiB")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_network(net, target, {"steps": str(state["step"]), "licence": "Apache-2.0"})
+    gains = validate(
+        load_network(target), load_validation(config), torch.device("cpu"), frames=None
+    )
+    print(f"step {state['step']}, {target.stat().st_size / 2**20:.2f} MiB")
     for clip, gain in gains.items():
         print(f"| {clip} | {gain:+.2f} |")
 

@@ -2,12 +2,13 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 import torch
 
-from vrestore.settings import read_toml
-from vrestore.train.config import TrainConfig
+from vrestore.errors import VrestoreError
+from vrestore.train.config import read_config
 from vrestore.train.loop import train
 from vrestore.train.plot import plot
 
@@ -22,14 +23,25 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--plot", type=Path, help="draw the folder's log into this PNG, and end")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after this long")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the configuration: stage.0.steps=3, data.folder=DIR; may be repeated",
+    )
     args = parser.parse_args()
-    config = read_toml(args.config, TrainConfig)
-    if args.plot:
-        plot(args.folder / "log.csv", config, args.plot)
-        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop_after_s = args.minutes * 60 if args.minutes else None
-    train(config, args.folder, torch.device(args.device), stop_after_s)
+    try:
+        config = read_config(args.config, args.set)
+        if args.plot:
+            plot(args.folder / "log.csv", config, args.plot)
+            return
+        stop_after_s = args.minutes * 60 if args.minutes else None
+        train(config, args.folder, torch.device(args.device), stop_after_s)
+    except (VrestoreError, FloatingPointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
 
 
 if __name__ == "__main__":

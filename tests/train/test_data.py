@@ -5,7 +5,8 @@ from train_material import tiny_config, tiny_material
 
 from vrestore.errors import InputError
 from vrestore.models.layers import warp
-from vrestore.train.data import Batches, FlowPairs, Material, clip_patch, moved_photo, shrink
+from vrestore.train.config import Data
+from vrestore.train.data import Batches, FlowPairs, Material, clip_view, photo_view, shrink
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def material():
 def test_lr_and_hr_crops_show_the_same_place(material):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        lq, gt = clip_patch(rng, material, 3, 12)
+        lq, gt = clip_view(rng, material.clips, 3, 12).pair(rng, None)
         assert lq.shape == (3, 3, 12, 12)
         assert gt.shape == (3, 3, 48, 48)
         inner = slice(4, -4)
@@ -29,7 +30,8 @@ def test_synthetic_flow_is_the_motion_that_the_camera_made(material):
     rng = np.random.default_rng(3)
     warped_error, still_error = [], []
     for _ in range(12):
-        lq, _, flow = moved_photo(rng, material, 2, 24)
+        view, flow = photo_view(rng, material.photos, 2, 24)
+        lq, _ = view.pair(rng, None)
         ref, supp = lq.float()
         place = torch.stack(torch.meshgrid(torch.arange(24), torch.arange(24), indexing="xy"))
         inside = ((place + flow > 1) & (place + flow < 22)).all(0)
@@ -54,4 +56,4 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(material):
 
 def test_a_folder_without_clips_is_named(tmp_path):
     with pytest.raises(InputError, match=r"clips/\*\.mp4"):
-        Material.load(tmp_path)
+        Material.load(Data(validation=tmp_path, folder=tmp_path))

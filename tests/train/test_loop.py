@@ -1,21 +1,41 @@
 import csv
+import dataclasses
 import math
 
 import pytest
 import torch
-from train_material import texture, tiny_config, tiny_material
+from networks import small_basicvsr, small_edvr
+from train_material import SIZES, png, texture, tiny_config, tiny_material, tiny_vgg
 
+from vrestore.errors import ModelError, UsageError
+from vrestore.models.checkpoint import save_network
+from vrestore.models.resize import imresize
 from vrestore.train import loop
-from vrestore.train.config import Stage
-from vrestore.train.data import Material, shrink
+from vrestore.train.config import (
+    Adversary,
+    Data,
+    Optimiser,
+    Perceptual,
+    Stage,
+    Teacher,
+    read_config,
+)
+from vrestore.train.data import Batches, Material, shrink
+from vrestore.train.discriminator import UNetDiscriminator
+from vrestore.train.footage import read_frames
+from vrestore.train.losses import LOSSES
+from vrestore.train.network import begin, build_network, forward
+from vrestore.train.objective import Judges, objective, teach
 from vrestore.train.plot import plot
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def on_made_pictures(monkeypatch):
     hr = torch.stack([texture(5, 64, 96).roll(2 * t, -1) for t in range(4)])
-    monkeypatch.setattr(Material, "load", staticmethod(lambda folder: tiny_material()))
-    monkeypatch.setattr(loop, "load_validation", lambda folder: {"made": (shrink(hr), hr)})
+    monkeypatch.setattr(Material, "load", staticmethod(lambda data: tiny_material()))
+    monkeypatch.setattr(loop, "load_validation", lambda *_: {"made": (shrink(hr), hr)})
 
 
 def rows(run):
@@ -37,6 +57,13 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(tmp_path, o
     losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "pieces")]
     assert losses[0] == losses[1]
     assert len(losses[0]) == config.steps
+
+
+def test_a_run_killed_before_its_first_state_begins_its_log_anew(tmp_path, on_made_pictures):
+    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    (tmp_path / "state.pt").unlink()
+    loop.train(tiny_config(), tmp_path, CPU, None)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_training_makes_the_loss_smaller(tmp_path, on_made_pictures):
@@ -72,13 +99,239 @@ def test_stages_follow_each_other():
     assert config.stage_at(3) == Stage(3, 2, 5, 12, "log_error")
 
 
+def test_restarts_begin_again_at_their_own_rate():
+    o = Optimiser(
+        1e-3, 1e-7, schedule="restarts", periods=(40, 60), restart_shares=(1.0, 0.5), warm_up=0
+    )
+    config = dataclasses.replace(tiny_config(100), optimiser=o)
+    rates = [loop.rate_at(step, config) for step in range(100)]
+    assert rates[0] == 1e-3
+    assert rates[20] == pytest.approx(0.5 * (1e-3 + 1e-7))
+    assert rates[39] < 3e-6 < rates[38]
+    assert rates[40] == 5e-4
+    assert rates[70] == pytest.approx(0.5 * (5e-4 + 1e-7))
+    assert rates[99] < 1e-6
+
+
+def test_milestones_lower_the_rate_step_by_step():
+    o = Optimiser(1e-3, schedule="multistep", milestones=(10, 50), decay=0.5, warm_up=0)
+    config = dataclasses.replace(tiny_config(100), optimiser=o)
+    rates = [loop.rate_at(step, config) for step in range(100)]
+    assert rates == [1e-3] * 10 + [5e-4] * 40 + [2.5e-4] * 50
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     tmp_path, on_made_pictures, monkeypatch
 ):
-    monkeypatch.setitem(loop.LOSSES, "charbonnier", lambda a, b: (a - b).sum() * math.nan)
-    with pytest.raises(FloatingPointError, match="step 0"):
-        loop.train(tiny_config(), tmp_path, torch.device("cpu"), None)
-    assert (tmp_path / "bad_batch.pt").exists()
+    monkeypatch.setitem(LOSSES, "charbonnier", lambda a, b: (a - b).sum() * math.nan)
+    with pytest.raises(FloatingPointError, match=r"at step 0; its batch is in .*bad_batch_0"):
+        loop.train(tiny_config(), tmp_path, CPU, None)
+    batch = torch.load(tmp_path / "bad_batch_0.pt", weights_only=True)
+    assert batch["step"] == 0
+    assert torch.equal(batch["lq"], Batches(tiny_config(), tiny_material())[0][0])
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypatch):
+    real = loop.objective
+
+    def astray(net, lq, gt, stage, judges, config):
+        loss, output, truth = real(net, lq, gt, stage, judges, config)
+        return loss, output + 50 * (len(seen) >= 6), truth
+
+    seen = []
+    monkeypatch.setattr(loop, "rate_at", lambda step, config: seen.append(step) or 1e-4)
+    monkeypatch.setattr(loop, "objective", astray)
+    with pytest.raises(FloatingPointError, match=r"mean error is 50.* at step 4"):
+        loop.train(tiny_config(10), tmp_path, CPU, None)
+
+
+def test_noise_does_not_stop_a_run():
+    watch = loop.Watch()
+    for error in [1.0] * 5 + [30.0, 30.0, 1.0, 30.0, 30.0, 1.0]:
+        assert not watch.trouble(0.0, error)
+    watch = loop.Watch(*loop.Watch(1.0, 2).kept())
+    assert watch.trouble(0.0, 30.0)
+    assert loop.Watch().trouble(math.inf, 1.0)
+
+
+def with_everything(**changes):
+    """RealBasicVSR with all kinds of loss, its first stage without a discriminator."""
+    kinds = {"loss": "l1", "cleaning": 1.0, "perceptual": 0.5, "teacher": 0.5, "sharpened": True}
+    stages = (Stage(2, 2, 3, 12, **kinds), Stage(4, 2, 3, 12, gan=0.05, **kinds))
+    network = {"name": "realbasicvsr", **SIZES["realbasicvsr"]}
+    return dataclasses.replace(
+        tiny_config(), network=network, stage=stages, gan=Adversary(num_feat=4), **changes
+    )
+
+
+@pytest.fixture
+def judges(tmp_path):
+    """VGG19 and a teacher on disk, as the configuration names them."""
+    torch.save(tiny_vgg(), tmp_path / "vgg.pth")
+    save_network(small_basicvsr(), tmp_path / "teacher.safetensors", {})
+    return {
+        "perceptual": Perceptual(tmp_path / "vgg.pth", {"conv2_2": 1.0, "conv3_1": 1.0}),
+        "teacher": Teacher(tmp_path / "teacher.safetensors"),
+    }
+
+
+def test_a_run_with_a_discriminator_is_resumed_to_the_same_losses(
+    tmp_path, on_made_pictures, judges
+):
+    config = with_everything(dropout=0.3, **judges)
+    loop.train(config, tmp_path / "whole", CPU, None)
+    for _ in range(config.steps):
+        loop.train(config, tmp_path / "pieces", CPU, 0.0)
+    whole, pieces = (
+        torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "pieces")
+    )
+    for part in ("net", "ema", "rival"):
+        for key, value in whole[part].items():
+            assert torch.equal(value, pieces[part][key]), (part, key)
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "pieces")]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == config.steps
+
+
+@pytest.mark.parametrize("kind", ["loss_share", "cleaning", "perceptual", "teacher", "gan"])
+def test_every_kind_of_loss_counts(judges, kind):
+    torch.manual_seed(0)
+    config = with_everything(**judges)
+    net = build_network(config.network)
+    begin(net, config)
+    judged = Judges.of(config, CPU)
+    judged.discriminator.eval()  # its vectors stay
+    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material())[0])
+    nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), 0.0)
+    silent = dataclasses.replace(config.stage[1], **nothing)
+    assert objective(net, lq, gt, silent, judged, config)[0] == 0
+    alone = dataclasses.replace(silent, **{kind: 1.0})
+    once, _, _ = objective(net, lq, gt, alone, judged, config)
+    assert once != 0
+    doubled, _, _ = objective(
+        net, lq, gt, dataclasses.replace(alone, **{kind: 2.0}), judged, config
+    )
+    assert doubled.item() == pytest.approx(2 * once.item(), rel=1e-5)
+    once.backward()
+    learned = {name.split(".")[0] for name, p in net.named_parameters() if p.grad.any()}
+    assert learned == {"image_cleaning"} | (set() if kind == "cleaning" else {"basicvsr"})
+    assert all(p.grad is None for p in judged.discriminator.parameters())
+
+
+def test_a_teacher_that_makes_something_else_is_refused(judges, tmp_path):
+    save_network(small_edvr(num_frame=3), tmp_path / "teacher.safetensors", {})
+    config = with_everything(**judges)
+    net = build_network(config.network)
+    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material())[0])
+    with pytest.raises(UsageError, match=r"\[teacher\]: it makes \(2, 1, 3, 48, 48\)"):
+        objective(net, lq, gt, config.stage[0], Judges.of(config, CPU), config)
+
+
+@pytest.mark.parametrize("name", ["edvr", "basicvsrpp"])
+def test_deformable_networks_learn_in_bf16(name):
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny_config(), network={"name": name, **SIZES[name]})
+    net = build_network(config.network)
+    begin(net, config)
+    clip = torch.rand(1, 5, 3, 16, 16)
+    exact, _ = forward(net, clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = forward(net, clip)
+    assert 0 < (output - exact).abs().max() < 0.1
+    output.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("form", ["vanilla", "lsgan", "hinge", "relativistic"])
+def test_the_discriminator_learns_to_tell_what_is_made(form):
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny_config(), gan=Adversary(form, num_feat=4))
+    rival = UNetDiscriminator(3, 4)
+    optimiser = torch.optim.Adam(rival.parameters(), 1e-2)
+    truth = torch.stack([texture(seed, 32, 32) for seed in range(4)])[None].float() / 255
+    made = (truth * 0.2).requires_grad_()
+    losses = []
+    for _ in range(60):
+        loss = teach(rival, made, truth, config)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert made.grad is None
+
+
+def test_bf16_trains_as_well(tmp_path, on_made_pictures, judges):
+    config = with_everything(precision="bf16", **judges)
+    loop.train(config, tmp_path / "run", CPU, None)
+    full = dataclasses.replace(config, precision="fp32")
+    loop.train(full, tmp_path / "full", CPU, None)
+    low, high = ([float(r["loss"]) for r in rows(tmp_path / name)] for name in ("run", "full"))
+    assert low[0] != high[0]
+    assert low[5] != high[5]
+    assert low == pytest.approx(high, rel=0.05)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert all(v.dtype == torch.float32 for v in state["net"].values())
+
+
+def test_a_window_network_learns_its_middle_frame(tmp_path, on_made_pictures, monkeypatch):
+    real = Batches.__getitem__
+    monkeypatch.setattr(Batches, "__getitem__", lambda self, step: real(self, 0))
+    network = {"name": "edvr", **SIZES["edvr"]}
+    stage = (Stage(30, 2, 5, 12),)
+    config = dataclasses.replace(tiny_config(), network=network, stage=stage, flow=None)
+    loop.train(config, tmp_path, CPU, None)
+    losses = [float(row["loss"]) for row in rows(tmp_path)]
+    assert losses[-1] < 0.96 * losses[0]  # the bilinear frame beneath it is near already
+    assert not (tmp_path / "flow.pt").exists()
+
+
+def test_a_run_leaves_its_configuration_and_strips(tmp_path, on_made_pictures):
+    loop.train(tiny_config(), tmp_path, CPU, None)
+    assert read_config(tmp_path / "config.toml").stage == tiny_config().stage
+    strips = sorted((tmp_path / "strips").iterdir())
+    assert [strip.name for strip in strips] == ["made_0000003.png", "made_0000006.png"]
+    strip = read_frames(strips[1])[0]
+    assert strip.shape == (3, 64, 3 * 96)
+    truth = torch.stack([texture(5, 64, 96).roll(2 * t, -1) for t in range(4)])[2]
+    assert torch.equal(strip[..., 192:], truth)
+    enlarged = (imresize(shrink(truth[None])[0].float() / 255, 4) * 255).round().clamp(0, 255)
+    assert torch.equal(strip[..., :96].float(), enlarged)
+
+
+def test_curves_are_written_where_tensorboard_is(tmp_path, on_made_pictures):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    loop.train(tiny_config(), tmp_path, CPU, None)
+    events = EventAccumulator(str(tmp_path / "curves"))
+    events.Reload()
+    logged = [(e.step, pytest.approx(e.value)) for e in events.Scalars("loss")]
+    assert [(int(r["step"]), float(r["loss"])) for r in rows(tmp_path)] == logged
+
+
+def test_a_state_of_another_network_is_refused(tmp_path, on_made_pictures):
+    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    sizes = SIZES["basicvsr"] | {"num_feat": 12}
+    with pytest.raises(ModelError, match="is of another network"):
+        loop.train(dataclasses.replace(tiny_config(), network=sizes), tmp_path, CPU, 0.0)
+
+
+def test_validation_shows_what_training_shows(tmp_path):
+    """The reduction is the run's own, and drawn alike at every validation."""
+    for t in range(4):
+        png(tmp_path / "clip" / f"{t}.png", texture(5, 64, 96).roll(2 * t, -1))
+    config = dataclasses.replace(tiny_config(), data=Data(tmp_path))
+    lr, hr = loop.load_validation(config, 3)["clip"]
+    assert len(hr) == 3
+    assert torch.equal(lr, shrink(hr))
+    real = dataclasses.replace(config, data=Data(tmp_path, degradation="real"))
+    first, again = (loop.load_validation(real)["clip"][0] for _ in range(2))
+    assert first.shape == (4, 3, 16, 24)
+    assert torch.equal(first, again)
+    assert not torch.equal(first[:3], lr)
 
 
 def test_the_plot_draws_both_losses(tmp_path, on_made_pictures):

@@ -6,44 +6,52 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_material import tiny_config
+from train_material import adversarial_config, tiny_config
 
 from vrestore.train.share import Share
 
 RUN = """
 import sys, torch
 from pathlib import Path
-from train_material import tiny_config, tiny_material, texture
+from train_material import adversarial_config, tiny_config, tiny_material, texture
 from vrestore.train import loop
 from vrestore.train.data import Material, shrink
 hr = torch.stack([texture(5, 64, 96)] * 2)
-Material.load = staticmethod(lambda folder: tiny_material())
-loop.load_validation = lambda folder: {"made": (shrink(hr), hr)}
-loop.train(tiny_config(), Path(sys.argv[1]), torch.device("cpu"), None)
+Material.load = staticmethod(lambda data: tiny_material())
+loop.load_validation = lambda *_: {"made": (shrink(hr), hr)}
+loop.train(eval(sys.argv[2])(), Path(sys.argv[1]), torch.device("cpu"), None)
 """
 
 
-def start(folder, rank, world, port):
+def start(folder, config, rank, world, port):
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     environment = os.environ | {k: str(v) for k, v in places.items()}
     paths = [str(Path(__file__).parent), *sys.path]
     environment |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), config], env=environment)
 
 
-def test_two_processes_train_what_one_process_trains(tmp_path):
+@pytest.mark.parametrize("config", [tiny_config, adversarial_config])
+def test_two_processes_train_what_one_process_trains(config, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = [start(tmp_path / "two", rank, 2, port) for rank in (0, 1)]
-    running.append(start(tmp_path / "one", 0, 1, port))
+    running = [start(tmp_path / "two", config.__name__, rank, 2, port) for rank in (0, 1)]
+    running.append(start(tmp_path / "one", config.__name__, 0, 1, port))
     assert [process.wait(250) for process in running] == [0, 0, 0]
     one, two = (
         torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("one", "two")
     )
-    assert one["step"] == two["step"] == tiny_config().steps
-    for key, value in one["net"].items():
-        assert torch.allclose(value, two["net"][key], atol=2e-5), key
+    assert one["step"] == two["step"] == config().steps
+    for part in {"net", "rival"} & one.keys():
+        for key, value in one[part].items():
+            assert torch.allclose(value, two[part][key], atol=2e-5), (part, key)
+    assert ("rival" in one) == (config is adversarial_config)
+    losses = [
+        [float(row.split(",")[1]) for row in (tmp_path / name / "log.csv").read_text().split()[1:]]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():

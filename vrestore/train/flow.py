@@ -34,6 +34,7 @@ def warm_up_flow(
 ) -> None:
     """Teach ``spynet`` motion, in place; goes on from ``run/flow.pt`` where that is there."""
     plan = config.flow
+    assert plan is not None
     tied, one = tie(spynet, plan.tied_levels)
     optimiser = torch.optim.Adam(spynet.parameters(), plan.tied_rate)
     saved, step = run / "flow.pt", 0

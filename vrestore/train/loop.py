@@ -3,90 +3,136 @@
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import os
 import time
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vrestore.errors import ModelError
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
-from vrestore.models.basicvsr import BasicVSR
-from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.models.resize import imresize
-from vrestore.train.config import TrainConfig
-from vrestore.train.data import Batches, Material, batches, read_frames, shrink
+from vrestore.models.temporal import Network
+from vrestore.train.config import TrainConfig, to_toml
+from vrestore.train.data import Batches, Material, batches, reduce_clip
 from vrestore.train.flow import warm_up_flow
-from vrestore.train.losses import LOSSES
+from vrestore.train.footage import pictures_in, read_frames
+from vrestore.train.network import (
+    begin,
+    build_network,
+    drop_before_last,
+    flow_network,
+    let_learn,
+    restored,
+)
+from vrestore.train.objective import Judges, objective, teach
+from vrestore.train.records import (
+    forget_rows_after,
+    open_curves,
+    save_strip,
+    write_curves,
+    write_row,
+)
 from vrestore.train.share import Share
 
 log = logging.getLogger("vrestore.train")
+
+VALIDATED_FRAMES = 12  # of each clip, while a run goes on
+WILD_FACTOR, WILD_STEPS = 20, 3  # what is no longer noise
 
 
 def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: float | None) -> None:
     """Train to the end of the last stage, or for ``stop_after_s`` seconds; resumes from ``run``.
 
     ``run/state.pt`` holds all that a later call needs to go on as if never stopped;
-    ``run/log.csv`` one row per ``log_every`` steps.
+    ``run/config.toml`` the run as it was asked for, ``run/log.csv`` one row per ``log_every``
+    steps, ``run/strips`` pictures of every validation. FloatingPointError where the loss is no
+    number, or the error ``WILD_FACTOR`` times what it was for ``WILD_STEPS`` steps: the batch is
+    kept in ``run/bad_batch_RANK.pt``.
     """
     share = Share.join()
     for stage in config.stage:
         share.check(stage.batch)
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.txt").write_text(str(config) + "\n", "utf-8")
+    if share.rank == 0:
+        (run / "config.toml").write_text(to_toml(config), "utf-8")
     started = time.monotonic()
     torch.manual_seed(config.seed)
-    net = BasicVSR(**config.network)
-    initialise(net)
+    net = build_network(config.network)
+    state_file = run / "state.pt"
+    state = load_state(state_file, device)
+    new = begin(net, config) if state is None else tuple(state.get("new", ()))
+    if config.dropout:
+        drop_before_last(net, config.dropout)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    material = Material.load(config.data.folder)
-    validation = load_validation(config.data.validation) if share.rank == 0 else {}
+    judges = Judges.of(config, device)
+    material = Material.load(config.data)
+    validation = load_validation(config, VALIDATED_FRAMES) if share.rank == 0 else {}
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
 
-    state_file = run / "state.pt"
-    state = (
-        torch.load(state_file, map_location=device, weights_only=True)
-        if state_file.exists()
-        else None
-    )
-    if state is None:
-        warm_up_flow(net.spynet, config, material, run, device, share)
-    ema = copy.deepcopy(net).requires_grad_(False)
+    spynet = flow_network(net)
+    if spynet is not None and any("spynet." in name for name in new) and state is None:
+        warm_up_flow(spynet, config, material, run, device, share)
+    ema = copy.deepcopy(net).requires_grad_(False).eval()
     optimiser = build_optimiser(net, config)
+    rival = judges.discriminator
+    rival_optimiser = (
+        torch.optim.Adam(rival.parameters(), config.gan.rate, (0.9, 0.99)) if rival else None
+    )
+    watch = Watch()
     step = 0
     if state is not None:
-        net.load_state_dict(state["net"])
-        ema.load_state_dict(state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
+        restore_state(state, state_file, net, ema, optimiser, rival, rival_optimiser)
+        watch = Watch(*state.get("watch", ()))
         step = int(state["step"])
-        if share.rank == 0:
-            forget_rows_after(step, run / "log.csv")
         log.info("resumed at step %d", step)
+    curves = None
+    if share.rank == 0:
+        forget_rows_after(step, run / "log.csv")
+        curves = open_curves(run, step)
 
     losses: list[float] = []
     tick = time.monotonic()
     for lq, gt in batches(Batches(config, material, share), step, config.data.workers):
-        net.spynet.requires_grad_(step >= config.optimiser.flow_fixed)
+        stage = config.stage_at(step)
+        let_learn(net, step, config.optimiser, new)
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
-        output = net(lq.to(device).float() / 255)
-        loss = LOSSES[config.stage_at(step).loss](output, gt.to(device).float() / 255)
-        if not torch.isfinite(loss):
-            torch.save({"lq": lq, "gt": gt, "step": step}, run / "bad_batch.pt")
-            raise FloatingPointError(
-                f"loss is {loss.item()} at step {step}; see {run}/bad_batch.pt"
-            )
+        torch.manual_seed((config.seed << 32) + step * share.world + share.rank)  # for dropout
+        small, large = (x.to(device).float() / 255 for x in (lq, gt))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss, output, truth = objective(net, small, large, stage, judges, config)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         share.average_gradients(net.parameters())
         norm = nn.utils.clip_grad_norm_(net.parameters(), config.optimiser.clip)
+        losses.append(share.average(loss.item(), device))
+        error = share.average((output.detach() - truth).abs().mean().item(), device)
+        trouble = watch.trouble(losses[-1] + norm.item(), error)
+        if trouble:
+            kept = run / f"bad_batch_{share.rank}.pt"
+            torch.save({"lq": lq, "gt": gt, "step": step}, kept)
+            raise FloatingPointError(
+                f"{trouble} at step {step}; its batch is in {kept}. {state_file} is of an earlier "
+                "step: look at the batch, and go on from there with a lower rate"
+            )
         optimiser.step()
+        if stage.gan and rival is not None and rival_optimiser is not None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                rival_loss = teach(rival, output, truth, config)
+            rival_optimiser.zero_grad(set_to_none=True)
+            rival_loss.backward()  # type: ignore[no-untyped-call]
+            share.average_gradients(rival.parameters())
+            rival_optimiser.step()
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
-        losses.append(share.average(loss.item(), device))
 
         late = stop_after_s is not None and time.monotonic() - started > stop_after_s
         out_of_time = share.anyone(late, device)
@@ -95,56 +141,78 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
             if out_of_time:
                 return
             continue
+        seconds = (time.monotonic() - tick) / len(losses)
         gains: dict[str, float] = {}
         if step % config.validate_every == 0 or last:
-            gains = validate(ema, validation, device)
+            gains = validate(ema, validation, device, strips=run / "strips", step=step)
         if step % config.log_every == 0 or gains:
-            seconds = (time.monotonic() - tick) / len(losses)
             row = {"step": step, "loss": sum(losses) / len(losses), "norm": float(norm)}
-            write_row(
-                run / "log.csv",
-                row | {"s_per_step": seconds} | gains,
-                [*row, "s_per_step", *validation],
-            )
+            row |= {"s_per_step": seconds}
+            write_row(run / "log.csv", row | gains, [*row, *validation])
+            write_curves(curves, row | gains)
             log.info("step %d loss %.5f %.2f s/step %s", step, row["loss"], seconds, gains or "")
             losses, tick = [], time.monotonic()
         if step % config.save_every == 0 or last:
-            save(state_file, net, ema, optimiser, step)
+            parts = {"net": net, "ema": ema, "optimiser": optimiser}
+            if rival is not None and rival_optimiser is not None:
+                parts |= {"rival": rival, "rival_optimiser": rival_optimiser}
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save(state_file, state | {"step": step, "new": new, "watch": watch.kept()})
         if out_of_time:
             log.info("stopped at step %d of %d; run again to go on", step, config.steps)
             return
 
 
-def initialise(net: nn.Module) -> None:
-    """He initialisation, a tenth of it inside residual blocks (ESRGAN, sec. 3.1, after EDSR)."""
-    small = {m for b in net.modules() if isinstance(b, ResidualBlockNoBN) for m in b.modules()}
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, a=0.1)
-            module.weight.data.mul_(0.1 if module in small else 1)
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    net.conv_last.weight.data.mul_(0.1)  # type: ignore[union-attr, operator]
-    for level in net.spynet.basic_module:  # type: ignore[union-attr]
-        level.basic_module[-1].weight.data.mul_(0.3)
+@dataclass
+class Watch:
+    """Tells a run that has gone astray from noise: by its mean absolute error so far."""
+
+    usual: float = 0.0  # 0 before the first step
+    wild_steps: int = 0
+
+    def trouble(self, finite: float, error: float) -> str:
+        """What is wrong, if anything is; ``finite`` must be a number, ``error`` near the usual."""
+        if not math.isfinite(finite) or not math.isfinite(error):
+            return f"the loss or its gradient is {finite}"
+        if self.usual and error > WILD_FACTOR * self.usual:
+            self.wild_steps += 1
+            if self.wild_steps == WILD_STEPS:
+                return f"the mean error is {error:.3g}, and {self.usual:.3g} was usual,"
+            return ""
+        self.wild_steps = 0
+        self.usual = error if not self.usual else self.usual + (error - self.usual) / 100
+        return ""
+
+    def kept(self) -> tuple[float, int]:
+        """What a resumed run needs."""
+        return self.usual, self.wild_steps
 
 
-def build_optimiser(net: BasicVSR, config: TrainConfig) -> torch.optim.Adam:
+def build_optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     """Adam with the flow network in a group of its own."""
-    flow = list(net.spynet.parameters())
-    rest = [p for name, p in net.named_parameters() if not name.startswith("spynet.")]
-    return torch.optim.Adam(
-        [{"params": rest, "share": 1.0}, {"params": flow, "share": config.optimiser.flow_share}],
-        lr=config.optimiser.rate,
-        betas=(0.9, 0.99),
-    )
+    flow = [p for name, p in net.named_parameters() if "spynet." in name]
+    rest = [p for name, p in net.named_parameters() if "spynet." not in name]
+    groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+    if flow:
+        groups.append({"params": flow, "share": config.optimiser.flow_share})
+    return torch.optim.Adam(groups, lr=config.optimiser.rate, betas=(0.9, 0.99))
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of a step: linear rise, then a cosine over the whole run."""
+    """The learning rate of a step: a linear rise, times what the schedule says."""
     o = config.optimiser
     rise = min(1.0, (step + 1) / max(o.warm_up, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return rise * (o.final_rate + (o.rate - o.final_rate) * cosine)
+    if o.schedule == "multistep":
+        return rise * o.rate * o.decay ** sum(step >= at for at in o.milestones)
+    peak, length, since = o.rate, config.steps, step
+    if o.schedule == "restarts":
+        for period, part in zip(o.periods, o.restart_shares, strict=True):
+            peak, length = o.rate * part, period
+            if since < period:
+                break
+            since -= period
+    cosine = 0.5 * (1 + math.cos(math.pi * since / length))
+    return rise * (o.final_rate + (peak - o.final_rate) * cosine)
 
 
 @torch.no_grad()
@@ -154,54 +222,91 @@ def update_average(ema: nn.Module, net: nn.Module, decay: float) -> None:
         average.lerp_(value, 1 - decay)
 
 
-def load_validation(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every clip of the folder: name -> (LR, HR), uint8."""
-    clips = {path.stem: read_frames(path) for path in sorted(folder.glob("*.mp4"))}
-    return {name: (shrink(hr), hr) for name, hr in clips.items()}
+def load_validation(
+    config: TrainConfig, frames: int | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The first ``frames`` of every clip there: name -> (LR, HR), uint8; reduced as in training.
+
+    What is random in that is drawn from the clip's name: it is the same at every validation.
+    """
+    clips = {}
+    for path in sorted(config.data.validation.iterdir()):
+        if path.suffix == ".mp4":
+            hr = read_frames(path)[:frames]
+        elif path.is_dir():
+            hr = torch.cat([read_frames(picture) for picture in pictures_in(path)[:frames]])
+        else:
+            continue
+        rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
+        clips[path.stem] = (reduce_clip(rng, hr, config), hr)
+    return clips
 
 
 @torch.no_grad()
 def validate(
-    net: nn.Module,
+    net: Network,
     clips: dict[str, tuple[Tensor, Tensor]],
     device: torch.device,
-    frames: int | None = 12,
+    frames: int | None = VALIDATED_FRAMES,
+    strips: Path | None = None,
+    step: int = 0,
 ) -> dict[str, float]:
-    """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of each clip's first ``frames`` frames."""
+    """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of each clip's first ``frames`` frames.
+
+    ``strips``: a folder that gets a picture of each clip's middle frame, named by ``step``.
+    """
     gains = {}
     for name, (lr, hr) in clips.items():
         x = (lr[:frames].to(device).float() / 255).contiguous()
         truth = luma(hr[:frames].to(device))
-        scores = []
-        for y in (net(x), imresize(x, 4)):
-            scores.append(psnr(luma(to_8bit(y)), truth, crop=4).mean().item())
+        output = restored(net, x)
+        scores = [
+            psnr(luma(to_8bit(y)), truth, crop=4).mean().item() for y in (output, imresize(x, 4))
+        ]
         gains[name] = round(scores[0] - scores[1], 4)
+        if strips is not None:
+            i = len(x) // 2
+            save_strip(strips / f"{name}_{step:07d}.png", x[i], to_8bit(output[i]), hr[i])
     return gains
 
 
-def save(
-    path: Path, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer, step: int
+def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What ``save`` wrote, or None where there is nothing yet."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def restore_state(
+    state: dict[str, Any],
+    path: Path,
+    net: nn.Module,
+    ema: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    rival: nn.Module | None,
+    rival_optimiser: torch.optim.Optimizer | None,
 ) -> None:
+    """Everything as it was when it was saved; ModelError where the run is of another network.
+
+    A stage with a discriminator may follow a run without: then it begins anew.
+    """
+    try:
+        net.load_state_dict(state["net"])
+        ema.load_state_dict(state["ema"])
+        optimiser.load_state_dict(state["optimiser"])
+        if rival is not None and rival_optimiser is not None and "rival" in state:
+            rival.load_state_dict(state["rival"])
+            rival_optimiser.load_state_dict(state["rival_optimiser"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"{path}: is of another network than the configuration ({reason}); name another folder"
+        ) from error
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
     """All that is needed to go on; complete under its name or not there."""
     partial = path.with_suffix(".part")
-    state = {"net": net.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save(state | {"step": step}, partial)
+    torch.save(state, partial)
     os.replace(partial, path)
-
-
-def forget_rows_after(step: int, path: Path) -> None:
-    """Drop from the log what the run is about to do again."""
-    if path.exists():
-        header, *rows = path.read_text().splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        path.write_text("\n".join([header, *kept]) + "\n")
-
-
-def write_row(path: Path, row: dict[str, float], columns: list[str]) -> None:
-    """Append one row to the log, with the header first in a new file."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
