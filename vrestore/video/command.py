@@ -37,9 +37,12 @@ _CRF = {
     "libaom-av1": 18.0,
     "libsvtav1": 18.0,
 }
+_CQ = {"h264_nvenc": 16.0, "hevc_nvenc": 18.0, "av1_nvenc": 20.0}  # NVENC's crf
 _QSCALE = {"mpeg4": 2, "mpeg2video": 2, "mjpeg": 2, "libxvid": 2}
 _LOSSLESS = frozenset({"ffv1", "ffvhuff", "huffyuv", "utvideo", "rawvideo"})
-_EIGHT_BIT = frozenset({"libvpx", "mpeg4", "mpeg2video", "mjpeg", "libxvid", "libtheora"})
+_EIGHT_BIT = frozenset(
+    {"libvpx", "mpeg4", "mpeg2video", "mjpeg", "libxvid", "libtheora", "h264_nvenc"}
+)
 _OWN_FORMAT = {
     "libx264rgb": "rgb24",
     "mjpeg": "yuvj420p",
@@ -95,7 +98,7 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
         good = " ".join(name.removeprefix(".") for name in CONTAINERS)
         raise UsageError(f"films are not written as {suffix or 'nothing'}; use one of: {good}")
     codec = settings.codec or _default_codec(muxer, settings)
-    if settings.crf is not None and codec not in _CRF:
+    if settings.crf is not None and codec not in _CRF and codec not in _CQ:
         raise UsageError(f"{codec} has no crf; leave it out, or give a bitrate")
     if settings.crf is not None and settings.bitrate is not None:
         raise UsageError("crf and bitrate contradict each other; give one of them")
@@ -137,6 +140,8 @@ def _default_format(codec: str, source: VideoInfo) -> str:
     if codec in _OWN_FORMAT:
         return _OWN_FORMAT[codec]
     deep = source.pixel_format.depth > 8 and codec not in _EIGHT_BIT
+    if deep and codec in _CQ:
+        return "p010le"
     return "yuv420p10le" if deep else "yuv420p"
 
 
@@ -291,6 +296,9 @@ def _video_options(
         options[f"crf:{place}"] = f"{crf:g}"
         if codec.startswith(("libvpx", "libaom")):
             options[f"b:{place}"] = "0" if codec != "libvpx" else "100M"
+    elif codec in _CQ:  # unasked, NVENC would aim at 2 Mbit a second
+        cq = settings.crf if settings.crf is not None else _CQ[codec]
+        options |= {f"rc:{place}": "vbr", f"cq:{place}": f"{cq:g}", f"b:{place}": "0"}
     elif codec in _QSCALE:
         options[f"q:{place}"] = _QSCALE[codec]
     if settings.preset is not None:
