@@ -13,6 +13,7 @@ from networks import (
 
 from vrestore.engine import precision
 from vrestore.engine.restorer import Restorer
+from vrestore.models.temporal import FrameNetwork
 
 SMALL = (small_basicvsr, small_basicvsrpp, small_iconvsr, small_realbasicvsr, small_edvr)
 
@@ -38,3 +39,21 @@ def test_only_convolutions_outside_the_flow_are_rounded():
         exact = name.startswith("spynet.")
         assert value.dtype == (torch.float32 if exact else torch.bfloat16), name
     assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(("name", "tf32"), [("fp32", False), ("fp16", True)])
+def test_float32_on_a_gpu_has_all_its_bits(name, tf32):
+    seen = []
+
+    class Looking(FrameNetwork):
+        scale = 1
+
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return x
+
+    before = torch.backends.cudnn.allow_tf32
+    precision.InPrecision(Looking(), torch.device("cuda"), name).frame(torch.rand(1, 3, 4, 4))
+    assert seen == [tf32]
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -84,7 +84,10 @@ class Recorder:
         mine = [_like(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(mine, tree)
         graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, pool=self._pool):
+        with (
+            torch.no_grad(),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             result = function(*args, **kwargs)
         return Recording(graph, tuple(leaf for leaf in mine if isinstance(leaf, Tensor)), result)
 

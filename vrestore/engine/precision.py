@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -57,8 +58,16 @@ class InPrecision:
         with (
             torch.no_grad(),
             torch.autocast(self.device.type, self.dtype, enabled=lower, cache_enabled=False),
+            self._float32(),
         ):
             return function(*args, **kwargs)
+
+    def _float32(self) -> AbstractContextManager[None]:
+        """Convolutions of float32 on a GPU: those that were asked for have all their bits, the flow
+        of a network in half precision has TF32's ten, at several times the speed."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision != "fp32")
 
     def _step(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What comes again and again with tensors of one form: on a GPU it is one launch."""
@@ -96,10 +105,9 @@ class InPrecision:
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """``RecurrentNetwork.flow``, always float32: half a pixel matters, its cost does not."""
         assert isinstance(self.net, RecurrentNetwork)
-        if self._recorder is None:
-            with torch.no_grad():
+        with torch.no_grad(), self._float32():
+            if self._recorder is None:
                 return self.net.flow(a, b)
-        with torch.no_grad():
             return self._recorder(self.net.flow, a, b)
 
     def advance(
