@@ -151,6 +151,12 @@ def test_plots_without_matplotlib_name_the_extra(here, capsys, monkeypatch):
         (["--gt", "gt"], 2, "--protocol"),
         (["--protocol", "custom", "--gt", "gt"], 2, "no input; give --lq DIR"),
         (["--protocol", "custom", "--lq", "lq"], 2, "give --gt DIR"),
+        (["--protocol", "custom", "--lq", "lq", "--also", "tof"], 2,
+         "--also tof: tOF compares with the truth"),
+        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--also", "warpping"], 2,
+         "did you mean warping"),
+        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--also", "tlp"], 2,
+         "a: --also tlp: tLP compares neighbouring frames"),
         (["--protocol", "custom", "--lq", "lq", "--make-lq", "bi"], 2, "give that"),
         (["--protocol", "videolq", "--lq", "lq", "--gt", "gt"], 2, "VideoLQ has no truth"),
         (["--protocol", "vid4", "--lq", "lq", "--gt", "gt", "--crop", "4"], 2, "lays it down"),
@@ -170,6 +176,61 @@ def test_what_cannot_be_scored_is_said(here, capsys, words, code, message):
     assert main(["evaluate", *words, "-n", "bicubic"]) == code
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in here.iterdir()) == ["gt", "lq"]
+
+
+def test_more_measures_are_columns_of_the_table_and_of_the_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, {"a": 2, "b": 3}, size=(96, 192))
+    words = ["evaluate", "--protocol", "custom", "--lq", "lq", "-n", "bicubic"]
+    assert main([*words, "--gt", "gt", "--also", "warping,niqe", "--out", "a.csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-2:] == ["NIQE", "warping"]
+    table = {line.split()[0]: line.split()[1:] for line in lines[3:6]}
+    for place in (-1, -2):
+        a, b, mean = (float(table[name][place]) for name in ("a", "b", "mean"))
+        assert mean == pytest.approx((a + b) / 2, abs=1e-4)
+    assert "flow of the network that ships, between true frames" in lines[6]
+    assert "FlowNet2" in lines[6]
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["warping"]) for row in rows] == [False, True, False, True, True]
+    assert all(row["niqe"] and row["psnr_y"] for row in rows)
+    assert main([*words, "--also", "niqe,warping", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["warping_flow_between"] == "enlarged input"
+    assert set(told["mean"]) == {"niqe", "warping"}
+    frames = [frame for clip in told["clips"] for frame in clip["frames"]]
+    over_frames = told["mean_over_frames"]
+    assert over_frames["niqe"] == pytest.approx(sum(f["niqe"] for f in frames) / 5)
+    assert over_frames["niqe"] != pytest.approx(told["mean"]["niqe"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [("tof", "OpenCV"), ("psnr,tof", "no such measure"), ("tlp", "LPIPS needs the package"),
+     ("dists", "DISTS needs the package"), ("vmaf", "built with libvmaf")],
+)  # fmt: skip
+def test_what_a_measure_lacks_is_said_before_anything_runs(
+    tmp_path, monkeypatch, capsys, measures, message
+):
+    for package in ("cv2", "torchvision", "lpips", "DISTS_pytorch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("vrestore.evaluate.vmaf._binaries", lambda: ["/bin/true"])
+    monkeypatch.setattr("vrestore.cli.fetch_weights", no_weights)
+    monkeypatch.setattr("vrestore.evaluate.request.load_restorer", no_weights)
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, {"a": 6}, size=(64, 64))
+    words = ["--gt", "gt", "--make-lq", "bi", "--lq", "made", "-n", "bicubic"]
+    words = ["evaluate", "--protocol", "custom", *words, "--also", measures, "--out", "a.csv"]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gt", "lq"]
+
+
+def no_weights(*_):
+    raise AssertionError("something ran")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 """Consistency over time, as published: tOF and tLP of TecoGAN, the warping error of Lai et al.
 
 Each gives a score per pair of neighbouring frames; tables state the mean over a clip's pairs and
-then over clips, and TecoGAN also over all pairs of all clips. Films are iterables of pictures
-``(3, H, W)``, R'G'B' in 0..255, of which a few are held at a time.
+then over clips, and TecoGAN also over all pairs of all clips. Pictures are ``(3, H, W)``, R'G'B' in
+0..255, and come one by one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise, zip_longest
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,66 +22,108 @@ from vrestore.models.layers import warp
 Flow = Callable[[Tensor, Tensor], Tensor]
 # Two pictures (3, H, W) in 0..255 -> a scalar, such as perceptual.load_lpips gives.
 Distance = Callable[[Tensor, Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]  # a frame of what is compared with, and the result's of that number
 
 LEFT_OUT_FRAMES = 2  # at each end of a clip: TecoGAN's recurrence has to warm up
 CROP_MULTIPLE_PX, CROP_LEAST_PX = 32, 16
 
 
-def tof(truth: Iterable[Tensor], restored: Iterable[Tensor]) -> list[float]:
-    """How far the motion in the result is from the true one, per pair of frames, in pixels.
+class Neighbours:
+    """Scores each frame of one clip with the one before it; ``left_out`` + 2 of them are held.
+
+    ``fit`` makes two pictures comparable as they come, ``score`` is of two pairs, the earlier one
+    first. ``left_out`` frames at each end are not scored. ``scores``: so far, by the number of the
+    later frame, from 0.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        fit: Callable[[Tensor, Tensor], Pair],
+        score: Callable[[Pair, Pair], float],
+        left_out: int = 0,
+    ) -> None:
+        self.scores: dict[int, float] = {}
+        self.least_frames = 2 * left_out + 2
+        self._title, self._fit, self._score, self._left_out = title, fit, score, left_out
+        self._held: deque[Pair] = deque(maxlen=left_out + 2)
+        self._count = 0
+
+    def add(self, reference: Tensor, restored: Tensor) -> None:
+        """The next frame of both. Raises UsageError where they do not fit each other."""
+        for frame in (reference, restored):
+            if frame.dim() != 3 or frame.shape[0] != 3:
+                raise UsageError(f"frame {self._count} is {tuple(frame.shape)}, not (3, H, W)")
+        self._held.append(self._fit(reference, restored))
+        self._count += 1
+        later = self._count - 1 - self._left_out
+        if later > self._left_out:
+            self.scores[later] = self._score(self._held[0], self._held[1])
+
+    def end(self) -> dict[int, float]:
+        """All scores. Raises UsageError of a clip that was too short to have any."""
+        check_length(self._title, self._count, self.least_frames)
+        return self.scores
+
+
+def check_length(title: str, frames: int, least: int) -> None:
+    """UsageError where a clip of ``frames`` has no pair to score."""
+    if frames < least:
+        at_ends = f", {LEFT_OUT_FRAMES} left out at each end" if least > 2 else ""
+        raise UsageError(
+            f"{title} compares neighbouring frames{at_ends}: it needs {least} at least, not "
+            f"{frames}; leave it out, or the clip"
+        )
+
+
+def tof() -> Neighbours:
+    """How far the motion in the result is from the true one, in pixels; ``add`` takes the truth.
 
     Chu et al., ACM TOG 39(4), 2020 (TecoGAN), as their code has it: Farneback's flow in 8-bit grey,
     the mean length of the difference (the paper writes an L1 norm). The first and last two frames
     are left out, and a border (`tecogan_window`). UsageError where OpenCV is not installed, for
-    fewer than six frames, and for films that do not fit each other.
+    fewer than six frames, and for a result smaller than the truth.
     """
-    scores = []
-    for (truth_a, restored_a), (truth_b, restored_b) in pairwise(_judged(truth, restored)):
-        window = tecogan_window(*truth_a.shape[1:])
-        difference = farneback(truth_a, truth_b) - farneback(restored_a, restored_b)
-        scores.append(difference[window].norm(dim=0).double().mean().item())
-    return scores
+    opencv()
+    return Neighbours("tOF", _in_codes, _unlike_motion, LEFT_OUT_FRAMES)
 
 
-def tlp(truth: Iterable[Tensor], restored: Iterable[Tensor], distance: Distance) -> list[float]:
+def tlp(distance: Distance) -> Neighbours:
     """How far the change from frame to frame looks unlike the true change, times 100.
 
     TecoGAN, with LPIPS (AlexNet, version 0.1) as ``distance``: that of neighbouring frames of the
     truth less that of the result's. Frames, border and errors as of `tof`, without OpenCV.
     """
-    scores = []
-    for (truth_a, restored_a), (truth_b, restored_b) in pairwise(_judged(truth, restored)):
+
+    def unlike(a: Pair, b: Pair) -> float:
+        (truth_a, restored_a), (truth_b, restored_b) = a, b
         window = tecogan_window(*truth_a.shape[1:])
         true_change = distance(truth_a[window], truth_b[window])
         change = distance(restored_a[window], restored_b[window])
-        scores.append(100 * (true_change - change).abs().item())
-    return scores
+        return float(100 * (true_change - change).abs())
+
+    return Neighbours("tLP", _in_codes, unlike, LEFT_OUT_FRAMES)
 
 
-def warping_error(guide: Iterable[Tensor], restored: Iterable[Tensor], flow: Flow) -> list[float]:
-    """Mean squared change along the motion, pictures in 0..1, per pair of frames.
+def warping_error(flow: Flow) -> Neighbours:
+    """Mean squared change along the motion, pictures in 0..1.
 
-    Lai et al., ECCV 2018, as their code has it: ``flow`` is found in ``guide``, the
+    Lai et al., ECCV 2018, as their code has it: ``flow`` is found in what ``add`` takes first, the
     frames before processing, of the result's size; the later frame of the result is warped to the
     earlier one, and what is occluded there does not count (0 where all is). Published figures use
     FlowNet2 on frames stretched to multiples of 64: numbers compare only with the same flow.
-    UsageError for films that do not fit each other, and of a single frame.
+    UsageError for frames that do not fit each other, and of a single frame.
     """
-    scores = []
-    for (guide_a, restored_a), (guide_b, restored_b) in pairwise(_together(guide, restored)):
-        if guide_a.shape != restored_a.shape:
-            raise UsageError(
-                f"the flow's frames are {tuple(guide_a.shape)}, the result's "
-                f"{tuple(restored_a.shape)}; enlarge the flow's first"
-            )
+
+    def change(a: Pair, b: Pair) -> float:
+        (guide_a, restored_a), (guide_b, restored_b) = a, b
         forward = flow(guide_a, guide_b)
         seen = ~occluded(forward, flow(guide_b, guide_a))
         along = warp(restored_b[None].float(), forward[None], padding_mode="border")[0]
         squared = ((along.double() - restored_a.double()) / 255).square() * seen
-        scores.append(squared.sum().item() / max(1, 3 * int(seen.sum())))
-    if not scores:
-        raise UsageError("the warping error is of two frames at least")
-    return scores
+        return squared.sum().item() / max(1, 3 * int(seen.sum()))
+
+    return Neighbours("the warping error", _of_one_size, change)
 
 
 def occluded(forward: Tensor, backward: Tensor) -> Tensor:
@@ -104,10 +146,7 @@ def farneback(a: Tensor, b: Tensor) -> Tensor:
 
     UsageError where OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise UsageError("Farneback's flow needs OpenCV: pip install vrestore[evaluate]") from error
+    cv2 = opencv()
     grey = [
         cv2.cvtColor(picture.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
         for picture in (_rounded(a).byte().cpu(), _rounded(b).byte().cpu())
@@ -124,6 +163,17 @@ def farneback(a: Tensor, b: Tensor) -> Tensor:
         flags=0,
     )
     return torch.from_numpy(found).permute(2, 0, 1)
+
+
+def opencv() -> Any:
+    """OpenCV's module; UsageError where it is not installed."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise UsageError(
+            "tOF finds its flow by OpenCV, which is not installed: pip install vrestore[evaluate]"
+        ) from error
+    return cv2
 
 
 def tecogan_window(height: int, width: int) -> tuple[slice, slice, slice]:
@@ -143,38 +193,36 @@ def tecogan_window(height: int, width: int) -> tuple[slice, slice, slice]:
     return slice(None), inner[0], inner[1]
 
 
-def _judged(truth: Iterable[Tensor], restored: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The frames that TecoGAN scores, in whole codes; a larger result is cut to the truth."""
-    held: deque[tuple[Tensor, Tensor]] = deque()
-    number = 0
-    for number, (true, ours) in enumerate(_together(truth, restored), 1):
-        height, width = true.shape[1:]
-        cut = ours[:, :height, :width]
-        if cut.shape != true.shape:
-            raise UsageError(
-                f"frame {number - 1}: the result is {tuple(ours.shape)}, the truth "
-                f"{tuple(true.shape)}; a smaller result cannot be compared"
-            )
-        held.append((_rounded(true), _rounded(cut)))
-        if number > 2 * LEFT_OUT_FRAMES:
-            yield held[LEFT_OUT_FRAMES]
-            held.popleft()
-    if number < 2 * LEFT_OUT_FRAMES + 2:
+def _in_codes(truth: Tensor, restored: Tensor) -> Pair:
+    """Both as TecoGAN sees them: in whole codes, a larger result cut to the truth's size.
+
+    Raises UsageError for a smaller one.
+    """
+    height, width = truth.shape[1:]
+    cut = restored[:, :height, :width]
+    if cut.shape != truth.shape:
         raise UsageError(
-            f"tOF and tLP leave {LEFT_OUT_FRAMES} frames out at each end and compare neighbours: "
-            f"{number} frames are too few, {2 * LEFT_OUT_FRAMES + 2} the least"
+            f"the result is {tuple(restored.shape)}, the truth {tuple(truth.shape)}; a smaller "
+            "result cannot be compared"
         )
+    return _rounded(truth), _rounded(cut)
 
 
-def _together(a: Iterable[Tensor], b: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frames of the same number; UsageError where one film is shorter, or a frame has no colour."""
-    for number, (one, other) in enumerate(zip_longest(a, b)):
-        if one is None or other is None:
-            raise UsageError(f"one film ends after {number} frames, the other does not")
-        for frame in (one, other):
-            if frame.dim() != 3 or frame.shape[0] != 3:
-                raise UsageError(f"frame {number} is {tuple(frame.shape)}, not (3, H, W)")
-        yield one, other
+def _of_one_size(guide: Tensor, restored: Tensor) -> Pair:
+    if guide.shape != restored.shape:
+        raise UsageError(
+            f"the flow's frames are {tuple(guide.shape)}, the result's {tuple(restored.shape)}; "
+            "enlarge the flow's first"
+        )
+    return guide, restored
+
+
+def _unlike_motion(a: Pair, b: Pair) -> float:
+    """The mean length of the difference of both motions from one frame to the next, in pixels."""
+    (truth_a, restored_a), (truth_b, restored_b) = a, b
+    window = tecogan_window(*truth_a.shape[1:])
+    difference = farneback(truth_a, truth_b) - farneback(restored_a, restored_b)
+    return float(difference[window].norm(dim=0).double().mean())
 
 
 def _rounded(picture: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--clips", default="", metavar="NAMES",
         help="only these: 000,011, or a file with one at the beginning of each line")  # fmt: skip
     add("--crop", type=int, metavar="PIXELS", help="cut at each side first (custom; default 0)")
+    add("--also", default="", metavar="NAMES",
+        help="more measures, such as tof,lpips: niqe, tof, tlp, lpips, dists, warping, vmaf; niqe "
+        "and warping need no truth")  # fmt: skip
     add("--unrounded", action="store_true",
         help="outputs are not rounded to 8 bit first (mmagic's habit; else BasicSR's)")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="every frame's values, .csv or .json")
@@ -82,6 +85,7 @@ def options_of(args: argparse.Namespace) -> RestoreOptions:
 
 def request_of(args: argparse.Namespace) -> Request:
     """What is to be scored, how, and what is to be written. Raises UsageError."""
+    from vrestore.evaluate import also
     from vrestore.evaluate.request import Request
     from vrestore.evaluate.run import Scoring
     from vrestore.evaluate.sets import chosen_clips
@@ -104,6 +108,7 @@ def request_of(args: argparse.Namespace) -> Request:
             rounded=not args.unrounded,
             eightfold=args.self_ensemble,
             both_ways=args.temporal_mirror,
+            also=also.chosen(args.also),
         ),
         out=args.out,
         plot=args.plot,
@@ -112,6 +117,7 @@ def request_of(args: argparse.Namespace) -> Request:
         submit=args.submit,
         form=form,
         overwrite=args.overwrite,
+        offline=bool(args.offline),
     )
 
 

@@ -23,6 +23,11 @@ def to_8bit(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255)
 
 
+def clipped(x: Tensor) -> Tensor:
+    """Nominal 0..1 to 0..255 with its fractions: mmagic's habit."""
+    return (x * 255).clamp(0, 255)
+
+
 def luma(rgb: Tensor) -> Tensor:
     """MATLAB's Y of R'G'B' in 0..255: ``(..., 3, H, W) -> (..., 1, H, W)``, 16..235, not rounded.
 

@@ -31,6 +31,14 @@ def niqe(picture: Tensor, crop: int = 0) -> float:
     size: an input is enlarged (`imresize`) before it is compared with what was made of it.
     UsageError for other shapes, and where there are not two blocks with detail in them.
     """
+    found = if_any(picture, crop)
+    if found is None:
+        raise UsageError("the picture is flat: NIQE finds no two blocks with detail in it")
+    return found
+
+
+def if_any(picture: Tensor, crop: int = 0) -> float | None:
+    """As `niqe`, but None where there are not two blocks with detail: films fade to black."""
     if picture.dim() != 3 or picture.shape[0] not in (1, 3):
         raise UsageError(f"NIQE is of one picture (1 or 3, H, W), not {tuple(picture.shape)}")
     height, width = (length - 2 * crop for length in picture.shape[1:])
@@ -54,7 +62,7 @@ def niqe(picture: Tensor, crop: int = 0) -> float:
     )
     whole = features[~features.isnan().any(1)]
     if len(whole) < 2:
-        raise UsageError("the picture is flat: NIQE finds no two blocks with detail in it")
+        return None
     distance = mean[0] - features.nanmean(0)
     inverse = torch.linalg.pinv((covariance + torch.cov(whole.T)) / 2, rtol=1e-15)
     return float((distance @ inverse @ distance).sqrt())

@@ -22,12 +22,13 @@ ALEXNET, VGG16 = "alexnet-owt-7be5be79.pth", "vgg16-397923af.pth"  # as torchvis
 ALEXNET_LEAST_PX = 31  # what its convolution of 11 and two poolings leave a pixel of
 
 
-def load_lpips(device: torch.device | str = "cpu") -> Distance:
+def load_lpips(device: torch.device | str = "cpu", *, offline: bool = False) -> Distance:
     """LPIPS through AlexNet, version 0.1: what the tables, and TecoGAN's tLP, mean by it.
 
     Zhang et al., CVPR 2018. The function takes two ``(..., 3, H, W)``, R'G'B' in 0..255, and
     returns ``(...)``, 0 for equal pictures; each side has 31 pixels at least. UsageError where a
-    package is missing, ModelError where the weights cannot be had.
+    package is missing, ModelError where the weights cannot be had, or are not here and must not be
+    fetched (``offline``).
     """
     _need_torchvision("LPIPS")
     try:
@@ -35,9 +36,11 @@ def load_lpips(device: torch.device | str = "cpu") -> Distance:
     except ImportError as error:
         raise _not_installed("LPIPS", "lpips") from error
 
-    net = _loaded(
-        lambda: lpips.LPIPS(net="alex", version="0.1", verbose=False), device, "LPIPS", ALEXNET
-    )
+    def make() -> nn.Module:
+        net: nn.Module = lpips.LPIPS(net="alex", version="0.1", verbose=False)
+        return net
+
+    net = _loaded(make, device, "LPIPS", ALEXNET, offline)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return net(a / 127.5 - 1, b / 127.5 - 1)  # type: ignore[no-any-return]
@@ -45,7 +48,7 @@ def load_lpips(device: torch.device | str = "cpu") -> Distance:
     return _of_each(distance, device, ALEXNET_LEAST_PX)
 
 
-def load_dists(device: torch.device | str = "cpu") -> Distance:
+def load_dists(device: torch.device | str = "cpu", *, offline: bool = False) -> Distance:
     """DISTS: likeness of structure and of texture, less of which is better.
 
     Ding et al., IEEE TPAMI 2020 (arXiv 2004.07728). Pictures are compared in the size they have;
@@ -67,7 +70,7 @@ def load_dists(device: torch.device | str = "cpu") -> Distance:
             net.get_parameter(part).data = learned[part]
         return net
 
-    net = _loaded(make, device, "DISTS", VGG16)
+    net = _loaded(make, device, "DISTS", VGG16, offline)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return net(a / 255, b / 255)  # type: ignore[no-any-return]
@@ -96,9 +99,16 @@ def _of_each(distance: Distance, device: torch.device | str, least_px: int) -> D
 
 
 def _loaded(
-    make: Callable[[], nn.Module], device: torch.device | str, name: str, weights: str
+    make: Callable[[], nn.Module],
+    device: torch.device | str,
+    name: str,
+    weights: str,
+    offline: bool,
 ) -> nn.Module:
+    place = Path(torch.hub.get_dir()) / "checkpoints"
     try:
+        if offline and not (place / weights).exists():
+            raise OSError("--offline fetches nothing")
         with warnings.catch_warnings():
             # The packages speak to torchvision as of old: it warns, and does what they ask.
             warnings.simplefilter("ignore")
@@ -108,7 +118,7 @@ def _loaded(
         raise ModelError(
             f"{name} needs torchvision's {weights}, which cannot be had ({why}). Fetch "
             f"https://download.pytorch.org/models/{weights} and put it into "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints'}"
+            f"{place}"
         ) from error
 
 

@@ -31,12 +31,13 @@ def plot_frames(evaluation: Evaluation, file: Path) -> None:
     pyplot = plotter()
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for clip in evaluation.clips:
-        values = [getattr(frame.scores, column) for frame in clip.frames]
+        judged = [frame for frame in clip.frames if frame.judged]
+        values = [getattr(frame.scores, column) for frame in judged]
         if None in values or not values:
             raise UsageError(f"{file}: clip {clip.name} has no PSNR to draw")
         mean = getattr(clip.mean, column)
         label = f"{clip.name} ({mean:.2f} dB)"
-        axes.plot([frame.number for frame in clip.frames], values, marker=".", label=label)
+        axes.plot([frame.number for frame in judged], values, marker=".", label=label)
     axes.set(
         xlabel="frame",
         ylabel=f"PSNR [dB], {evaluation.protocol.channel}",

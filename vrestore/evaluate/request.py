@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from vrestore.errors import OutputError, UsageError
+from vrestore.evaluate import also
 from vrestore.evaluate.figures import known_as
 from vrestore.evaluate.inputs import write_reduced
 from vrestore.evaluate.plots import plot_costs, plot_frames, plotter, read_run
@@ -26,6 +29,7 @@ class Request:
     there: made as ``scoring.make_lq`` says, and written there if it was named. ``clips``: only
     these. ``out``: values per frame, .csv or .json. ``plot``, ``plot_cost``: pictures, the second
     with the runs in ``beside``. ``submit``: a zip as ``form`` says; then the truth may be missing.
+    ``offline``: nothing is fetched for the measures.
     """
 
     protocol: str
@@ -40,10 +44,14 @@ class Request:
     submit: Path | None = None
     form: PackForm = field(default_factory=PackForm)
     overwrite: bool = False
+    offline: bool = False
 
 
 def look_over(request: Request) -> tuple[Clip, ...]:
-    """The clips, checked before anything long begins; UsageError, InputError, OutputError."""
+    """The clips, checked before anything long begins, as is what the measures need.
+
+    Raises UsageError, InputError, OutputError, and ModelError for weights of a measure.
+    """
     protocol = find(request.protocol)
     _check_sides(request, protocol)
     if request.scoring.crop is not None and protocol.name != "custom":
@@ -62,7 +70,10 @@ def look_over(request: Request) -> tuple[Clip, ...]:
     for file in request.beside:
         read_run(file)
     lq = None if request.scoring.make_lq else request.lq
-    return find_clips(protocol, lq, request.truth, request.clips)
+    clips = find_clips(protocol, lq, request.truth, request.clips)
+    also.check(request.scoring.also, protocol, clips)
+    also.load(request.scoring.also, torch.device("cpu"), offline=request.offline)
+    return clips
 
 
 def fulfil(
@@ -113,5 +124,8 @@ def _check_sides(request: Request, protocol: Protocol) -> None:
         raise UsageError(
             f"--lq {lq} exists: leave --make-lq out to use it, or name a folder that does not"
         )
-    if protocol.has_truth and not (truth or request.submit):
-        raise UsageError(f"{protocol.title} is scored against its truth; give --gt DIR")
+    if protocol.has_truth and not (truth or request.submit or request.scoring.also):
+        raise UsageError(
+            f"{protocol.title} is scored against its truth; give --gt DIR, or --also "
+            "niqe,warping, which need none"
+        )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,17 +17,18 @@ from vrestore.engine.exact import Again
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.spool import Spool
 from vrestore.errors import InputError, UsageError
+from vrestore.evaluate import also
 from vrestore.evaluate.degradations import cropped
 from vrestore.evaluate.ensemble import Run, both_ways, eightfold, mirrored
 from vrestore.evaluate.figures import published
 from vrestore.evaluate.footage import at_any_place, frames_of, kept
 from vrestore.evaluate.inputs import made_by, reduced
-from vrestore.evaluate.metrics import luma, psnr, ssim, to_8bit
-from vrestore.evaluate.niqe import niqe
+from vrestore.evaluate.metrics import clipped, luma, psnr, ssim, to_8bit
 from vrestore.evaluate.protocols import Degradation, Protocol
 from vrestore.evaluate.sets import Clip
 from vrestore.evaluate.submission import Pack
-from vrestore.evaluate.table import ClipScores, Evaluation, FrameScores, Scores
+from vrestore.evaluate.table import ClipScores, Evaluation, FlowBetween, FrameScores, Scores
+from vrestore.models.resize import imresize
 from vrestore.models.temporal import Network, RecurrentNetwork, WindowNetwork
 from vrestore.report import Progress, ProgressCallback, of
 
@@ -37,7 +39,7 @@ class Scoring:
 
     ``make_lq``: the input is made from the truth. ``crop`` None: the protocol's. ``rounded``: to 8
     bit before it is compared (BasicSR), else only clipped (mmagic). ``eightfold`` and
-    ``both_ways``: the self-ensembles.
+    ``both_ways``: the self-ensembles. ``also``: measures beside PSNR and SSIM (`table.TITLES`).
     """
 
     make_lq: Degradation | None = None
@@ -45,6 +47,7 @@ class Scoring:
     rounded: bool = True
     eightfold: bool = False
     both_ways: bool = False
+    also: Sequence[str] = ()
 
 
 def evaluate(
@@ -61,7 +64,8 @@ def evaluate(
 
     ``model``: its name, by which published figures are found. ``pack`` takes the restored frames
     that it wants. Frames stream: no clip is held. Raises InputError for a frame that is missing or
-    of the wrong size, UsageError for a model of another scale than the protocol's.
+    of the wrong size, UsageError for a model of another scale than the protocol's and for measures
+    that cannot be had.
     """
     network = restorer.network
     if protocol.scale not in (None, restorer.scale):
@@ -70,12 +74,14 @@ def evaluate(
         )
     if isinstance(network, WindowNetwork) and protocol.border is not None:
         network.border = protocol.border
+    names = scoring.also if protocol.has_truth else ("niqe", *scoring.also)
+    also.check(names, protocol, clips)
+    instruments = also.load(names, where(restorer.device))
     guises = guises_of(protocol, network, scoring)
     watch = Watch(restorer.device, protocol.title, outputs_of(clips, guises), progress)
     run = watch.timed(restorer.stream)
     for guise in guises:
         run = guise.wrap(run)
-    crop = protocol.crop if scoring.crop is None else scoring.crop
     made: str | None = scoring.make_lq
     found = []
     for nth, clip in enumerate(clips):
@@ -83,18 +89,20 @@ def evaluate(
             lq = input_of(clip, scoring, restorer.scale, spool)
             if nth == 0 and made is None and clip.truth:
                 made = told_input(clip, lq, restorer.scale)
-            found.append(score_clip(clip, lq, run, protocol, scoring, crop, pack))
+            with measures_of(clip, lq, restorer.scale, protocol, scoring, instruments) as measures:
+                found.append(score_clip(clip, lq, run, protocol, scoring, pack, measures))
     return Evaluation(
         protocol=protocol,
         model=model,
         how=(described(restorer), *(guise.name for guise in guises)),
         rounded=scoring.rounded,
-        crop=crop,
+        crop=crop_of(protocol, scoring),
         made_by=made,
         clips=tuple(found),
         seconds_per_frame=watch.seconds / max(sum(clip.restored for clip in found), 1),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         published=published(model, protocol.name, made or protocol.degradation),
+        flow_between=flow_between(clips[0], protocol) if "warping" in names else None,
     )
 
 
@@ -104,35 +112,84 @@ def score_clip(
     run: Run,
     protocol: Protocol,
     scoring: Scoring,
-    crop: int,
     pack: Pack | None,
+    measures: also.Measures,
 ) -> ClipScores:
     """One clip, a frame at a time; each truth is read when its frame is there."""
-    judged = protocol.judged_of(len(lq))
+    judged = frozenset(protocol.judged_of(len(lq)))
     true_count = clip.truth.count if clip.truth else None
     if clip.lq and not clip.lq.pictures and true_count not in (None, len(lq)):
         raise InputError(f"{clip.lq.path}: {of(len(lq), 'frame')}, but its truth has {true_count}")
+    for name in scoring.also:
+        also.check_length(name, clip.name, len(lq))  # of a film it was not known before
     truths = frames_of(clip.truth, judged, len(lq)) if clip.truth else iter(())
-    frames, count = [], 0
+    crop, count = crop_of(protocol, scoring), 0
+    plain: dict[int, Scores] = {}
     for index, out in enumerate(run(lq)):
         count += 1
         if pack:
             pack.add(clip.name, clip.first + index, index, out, index in judged)
-        if index not in judged:
-            continue
-        if clip.truth:
+        truth = None
+        if clip.truth and index in judged:
             _, truth = next(truths)
             if scoring.make_lq:
                 truth = cropped(truth, out.shape[-1] // lq[0].shape[-1])
-            scores = compared(out, truth, crop, rounded=scoring.rounded)
-        elif not protocol.has_truth:
-            scores = Scores(niqe=niqe(to_8bit(out.cpu()), crop))
-        else:
-            continue
-        frames.append(FrameScores(clip.first + index, scores))
+            plain[index] = compared(out, truth, crop, rounded=scoring.rounded)
+        measures.add(index, out, truth, judged=index in judged)
     for _ in truths:  # a film says only at its end that it was longer
         pass
-    return ClipScores(clip.name, count, tuple(frames))
+    rows = together(plain, measures.end(), judged, clip.first)
+    return ClipScores(clip.name, count, rows)
+
+
+def together(
+    plain: Mapping[int, Scores],
+    further: Mapping[str, Mapping[int, float]],
+    judged: Collection[int],
+    first: int,
+) -> tuple[FrameScores, ...]:
+    """By index, and by measure and index, to a row for each frame: numbered from ``first`` on.
+
+    Judged frames have one where anything was measured at all.
+    """
+    cells: dict[int, dict[str, float]] = {}
+    for name, scores in further.items():
+        for index, score in scores.items():
+            cells.setdefault(index, {})[name] = score
+    scored = plain.keys() | cells.keys()
+    return tuple(
+        FrameScores(
+            first + index,
+            replace(plain.get(index, Scores()), **cells.get(index, {})),
+            index in judged,
+        )
+        for index in sorted(scored.union(judged) if scored else ())
+    )
+
+
+def measures_of(
+    clip: Clip,
+    lq: Again[Tensor],
+    scale: int,
+    protocol: Protocol,
+    scoring: Scoring,
+    instruments: also.Instruments,
+) -> also.Measures:
+    """One clip's, with what the warping error finds motion in."""
+    in_truth = flow_between(clip, protocol) == "true"
+    guide = None if in_truth else Again(lq, partial(imresize, scale=scale))
+    crop = crop_of(protocol, scoring)
+    return also.Measures(instruments, crop, rounded=scoring.rounded, guide=guide)
+
+
+def flow_between(clip: Clip, protocol: Protocol) -> FlowBetween:
+    """Which frames show the motion: neighbours are needed, so the truth only where it is whole."""
+    return "true" if clip.truth and protocol.judged is None else "enlarged input"
+
+
+def crop_of(protocol: Protocol, scoring: Scoring) -> int:
+    """Pixels cut at each side."""
+    return protocol.crop if scoring.crop is None else scoring.crop
 
 
 def compared(out: Tensor, truth: Tensor, crop: int, *, rounded: bool = True) -> Scores:
@@ -140,9 +197,9 @@ def compared(out: Tensor, truth: Tensor, crop: int, *, rounded: bool = True) -> 
 
     The crop comes first, then Y. ``rounded`` False: the output is clipped but keeps its fractions.
     """
-    where = out.device if out.device.type == "cuda" else "cpu"  # not every device has float64
-    out, truth = out.to(where).float(), to_8bit(truth.to(where))
-    out = to_8bit(out) if rounded else (out * 255).clamp(0, 255)
+    device = where(out.device)
+    out, truth = out.to(device).float(), to_8bit(truth.to(device))
+    out = to_8bit(out) if rounded else clipped(out)
     y, true_y = luma(out), luma(truth)
     return Scores(
         psnr_rgb=float(psnr(out, truth, crop)),
@@ -150,6 +207,11 @@ def compared(out: Tensor, truth: Tensor, crop: int, *, rounded: bool = True) -> 
         psnr_y=float(psnr(y, true_y, crop)),
         ssim_y=float(ssim(y, true_y, crop)),
     )
+
+
+def where(device: torch.device) -> torch.device:
+    """Where scores are computed: not every device has float64."""
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def input_of(clip: Clip, scoring: Scoring, scale: int, spool: Spool) -> Again[Tensor]:

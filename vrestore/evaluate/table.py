@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.evaluate.figures import Figure
 from vrestore.evaluate.protocols import Protocol
 from vrestore.report import of
+
+FlowBetween = Literal["true", "enlarged input"]
 
 CLIPS_SHOWN = 60  # of Vimeo's thousands the mean alone; a file holds the rest
 INPUTS = {
@@ -24,16 +26,43 @@ INPUTS = {
 }
 
 
+# What --also knows, as users write it, and as tables and messages do.
+TITLES = {
+    "niqe": "NIQE",
+    "tof": "tOF",
+    "tlp": "tLP",
+    "lpips": "LPIPS",
+    "dists": "DISTS",
+    "warping": "warping",
+    "vmaf": "VMAF",
+}
+SMALL = {"warping"}  # of the order of 0.001
+FLOW = (
+    "  warping: flow of the network that ships, between {} frames; published figures have "
+    "FlowNet2's: compare with vrestore's own only"
+)
+
+
 @dataclass(frozen=True)
 class Scores:
-    """PSNR in dB (equal pictures: infinity) and SSIM; NIQE where there is no truth. None: not
-    measured."""
+    """What was measured; None: this was not.
+
+    PSNR in dB (equal pictures: infinity), SSIM and VMAF (0..100): more is better. Less is better of
+    the others: NIQE, tOF in pixels, 100 tLP, LPIPS, DISTS, and the warping error of pictures in
+    0..1. tOF, tLP and warping are of a frame and the one before it.
+    """
 
     psnr_rgb: float | None = None
     ssim_rgb: float | None = None
     psnr_y: float | None = None
     ssim_y: float | None = None
     niqe: float | None = None
+    tof: float | None = None
+    tlp: float | None = None
+    lpips: float | None = None
+    dists: float | None = None
+    warping: float | None = None
+    vmaf: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
         """What was measured, for JSON, which knows no infinity: None."""
@@ -43,15 +72,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class FrameScores:
-    """One frame, by the number that its file has."""
+    """One frame, by the number that its file has. ``judged`` False: the protocol judges others, and
+    only what is measured between neighbours was measured."""
 
     number: int
     scores: Scores
+    judged: bool = True
 
 
 @dataclass(frozen=True)
 class ClipScores:
-    """The judged frames of a clip; ``restored`` counts those that the network made."""
+    """The scored frames of a clip; ``restored`` counts those that the network made."""
 
     name: str
     restored: int
@@ -62,6 +93,11 @@ class ClipScores:
         """Over its frames."""
         return mean([frame.scores for frame in self.frames])
 
+    @property
+    def judged(self) -> int:
+        """How many frames the protocol judges."""
+        return sum(frame.judged for frame in self.frames)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -69,7 +105,7 @@ class Evaluation:
 
     ``made_by``: the reduction that made the input (``bi``, ``bd``, ``bd_duf``), None: not told.
     ``seconds_per_frame``: of the network alone, with the reading of its input. ``parameters``: of
-    the network.
+    the network. ``flow_between``: the frames that the warping error's flow was found in.
     """
 
     protocol: Protocol
@@ -82,6 +118,7 @@ class Evaluation:
     seconds_per_frame: float
     parameters: int
     published: Figure | None = None
+    flow_between: FlowBetween | None = None
 
     @property
     def mean(self) -> Scores:
@@ -89,9 +126,14 @@ class Evaluation:
         return mean([clip.mean for clip in self.clips])
 
     @property
+    def mean_over_frames(self) -> Scores:
+        """Over all frames of all clips, which TecoGAN states beside the other."""
+        return mean([frame.scores for clip in self.clips for frame in clip.frames])
+
+    @property
     def judged(self) -> int:
-        """How many frames were scored."""
-        return sum(len(clip.frames) for clip in self.clips)
+        """How many frames the protocol judges."""
+        return sum(clip.judged for clip in self.clips)
 
     def lines(self) -> list[str]:
         """The table, with the published figure under the column that it belongs to."""
@@ -104,15 +146,17 @@ class Evaluation:
             f"  judged in {self.protocol.channel}, crop {self.crop}; "
             f"input: {INPUTS.get(self.made_by or '', 'of unknown making')}",
         ]
-        if not self.judged:
-            return [*text, f"  no truth was given, nothing scored; {self.speed}"]
         names = _columns(self.mean)
+        if not names:
+            return [*text, f"  no truth was given, nothing scored; {self.speed}"]
         text.append("".join([f"{'clip':{width}}", f"{'frames':>8}", *map(_heading, names)]))
         for clip in self.clips if len(self.clips) <= CLIPS_SHOWN else ():
-            text.append(_row(clip.name, width, str(len(clip.frames)), clip.mean, names))
+            text.append(_row(clip.name, width, str(clip.judged), clip.mean, names))
         text.append(_row("mean", width, str(self.judged), self.mean, names))
         if self.published:
             text += self._beside(self.published, names, width)
+        if self.flow_between:
+            text.append(FLOW.format(self.flow_between))
         return [*text, f"  {self.speed}"]
 
     @property
@@ -123,13 +167,10 @@ class Evaluation:
     def _beside(self, published: Figure, names: Sequence[str], width: int) -> list[str]:
         theirs = placed(published, self.protocol)
         ours = self.mean
-        less = Scores(
-            **{
-                name: getattr(ours, name) - value
-                for name, value in asdict(theirs).items()
-                if value is not None
-            }
-        )
+        both = set(names).intersection(_columns(theirs))
+        less = Scores(**{name: getattr(ours, name) - getattr(theirs, name) for name in both})
+        if not both:
+            return []
         return [
             f"{_row('published', width, '', theirs, names)}  {published.source}",
             _row("difference", width, "", less, names, sign="+"),
@@ -147,7 +188,9 @@ class Evaluation:
             "input": self.made_by,
             "seconds_per_frame": round(self.seconds_per_frame, 6),
             "parameters": self.parameters,
+            "warping_flow_between": self.flow_between,
             "mean": self.mean.as_dict(),
+            "mean_over_frames": self.mean_over_frames.as_dict(),
             "published": asdict(self.published) if self.published else None,
             "clips": [
                 {
@@ -161,11 +204,10 @@ class Evaluation:
 
 
 def mean(scores: Sequence[Scores]) -> Scores:
-    """Measure by measure; None where it was not measured of all."""
+    """Measure by measure, over those that it was measured of; None where it was of none."""
     columns = {f.name: [getattr(s, f.name) for s in scores] for f in fields(Scores)}
-    return Scores(
-        **{k: sum(v) / len(v) for k, v in columns.items() if v and all(x is not None for x in v)}
-    )
+    found = {name: [x for x in column if x is not None] for name, column in columns.items()}
+    return Scores(**{name: sum(values) / len(values) for name, values in found.items() if values})
 
 
 def placed(figure: Figure, protocol: Protocol) -> Scores:
@@ -205,12 +247,16 @@ def _columns(scores: Scores) -> list[str]:
 
 def _heading(name: str) -> str:
     measure, _, channel = name.partition("_")
-    return f"{(measure.upper() + ' ' + channel.upper()).strip():>11}"
+    title = TITLES.get(measure, measure.upper())
+    return f"{(title + ' ' + channel.upper()).strip():>11}"
 
 
 def _row(
     name: str, width: int, frames: str, scores: Scores, names: Sequence[str], sign: str = ""
 ) -> str:
-    values = [getattr(scores, column) for column in names]
-    cells = ["" if value is None else format(value, f"{sign}.4f") for value in values]
+    values = {column: getattr(scores, column) for column in names}
+    cells = [
+        "" if value is None else format(value, f"{sign}.{6 if column in SMALL else 4}f")
+        for column, value in values.items()
+    ]
     return "".join([f"{name:{width}}", f"{frames:>8}", *(f"{cell:>11}" for cell in cells)])
