@@ -63,6 +63,7 @@ def restore(
     reader = open_reader(info, options)
     started = time.monotonic()
     frame_count = shot_count = 0
+    told_before = len(restorer.told)
     in_flight: deque[tuple[int, int]] = deque()  # pts and duration of frames inside the network
 
     with open_writer(info, target, width, height, options) as writer:
@@ -124,7 +125,7 @@ def restore(
         copied=written.copied,
         converted=written.converted,
         dropped=written.dropped,
-        notes=(*written.notes, *notes(info, target, options)),
+        notes=(*written.notes, *notes(info, target, options), *restorer.told[told_before:]),
         damage=damage.message if damage else None,
     )
 

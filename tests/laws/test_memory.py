@@ -1,6 +1,7 @@
 """Law 4: peak memory does not depend on length."""
 
 import gc
+import itertools
 import weakref
 
 import torch
@@ -55,3 +56,24 @@ def test_a_long_film_leaves_no_more_behind_than_a_short_one(tmp_path):
     objects(40)
     middle, end = objects(400)
     assert end - middle < 100
+
+
+def test_a_report_says_what_a_film_did_not_get_and_only_its_own(tmp_path):
+    """One restorer for two films: the first runs out of memory once."""
+    net, calls = small_basicvsr(), itertools.count()
+    advance = net.advance
+
+    def starving(*args):
+        if next(calls) == 0:
+            raise MemoryError
+        return advance(*args)
+
+    net.advance = starving
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=8)
+    source = film(tmp_path / "a.mkv", 9, "16x16", sound=False)
+    first, second = (
+        vrestore.restore(source, tmp_path / n, restorer=restorer) for n in ("b.mkv", "c.mkv")
+    )
+    assert "out of memory: going on with --chunk 8 --lookahead 8" in first.notes
+    assert not any("out of memory" in note for note in second.notes)
+    assert first.frames == second.frames == 9

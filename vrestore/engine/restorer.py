@@ -86,6 +86,7 @@ class Restorer:
         self.memory = memory
         self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self._tiles else 0, tile)
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
+        self.told: list[str] = []  # what could not be done as it was asked for, in order
         self._fits = chunk is None and propagation != "whole"
 
     @property
@@ -167,7 +168,7 @@ class Restorer:
                 self._go_on(size, replace(least, tile=side))
                 yield self._chosen[size]
         if self.device.type != "cpu":
-            log.warning("out of memory: going on with --device cpu")
+            self._tell("out of memory: going on with --device cpu")
             self._run = InPrecision(self.network.to("cpu"), torch.device("cpu"), "fp32")
             self.precision, self._chosen[size] = "fp32", lengths
             yield lengths
@@ -180,7 +181,12 @@ class Restorer:
         how = f"--chunk {less.chunk} --lookahead {less.lookahead}"
         if less.tile is not None:
             how += f" --tile {less.tile}"
-        log.warning("out of memory: going on with %s", how)
+        self._tell(f"out of memory: going on with {how}")
+
+    def _tell(self, step: str) -> None:
+        """At once in the log, and for the report of the film."""
+        log.warning("%s", step)
+        self.told.append(step)
 
     def _parted(
         self, lengths: Lengths, size: tuple[int, int], frames: Iterator[Tensor]
@@ -213,7 +219,7 @@ class Restorer:
         self._tried = bool(torch.cat(middles).std() > FLAT)
         wrong = difference(truth, found)
         if wrong is not None:
-            log.warning("precision %s %s: going on in fp32", self.precision, wrong)
+            self._tell(f"precision {self.precision} {wrong}: going on in fp32")
             self.precision, self._run, self._tried = "fp32", exact, True
 
     def _advice(self) -> str:
