@@ -1,6 +1,7 @@
-"""Strips to look at: bicubic, the network, the truth, side by side, one row a clip.
+"""Strips to look at: bicubic, the networks, the truth, side by side, one row a clip.
 
-``python tools/strip.py ../shared/media/val OUT.png --model basicvsr [--rows CLIP:FRAME:X:Y ...]``
+``python tools/strip.py ../shared/media/val OUT.png --model basicvsr [--rows CLIP:FRAME:X:Y ...]``;
+with ``--found`` the clips are themselves what is restored, and there is no truth.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import av
 import torch
+from torch import Tensor
 
 from vrestore import Restorer, load_model
 from vrestore.evaluate.metrics import to_8bit
@@ -17,6 +19,7 @@ from vrestore.train.data import read_frames, shrink
 
 BOX_PX = (160, 240)  # height and width of a cell, high-resolution pixels
 GAP_PX = 4
+REACH = 6, 32  # frames before and after, pixels on each side, that a found clip is restored with
 ROWS = ("bedroom:16:200:80", "coffee:16:300:60", "dog:16:260:100", "face:16:150:60",
         "laptop:15:330:160", "road:16:60:120")  # fmt: skip
 
@@ -26,32 +29,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path, help="a folder of high-resolution clips")
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--model", default="basicvsr")
+    parser.add_argument("--model", action="append", help="one more column (default: basicvsr)")
     parser.add_argument("--rows", nargs="+", default=ROWS, metavar="CLIP:FRAME:X:Y")
+    parser.add_argument("--found", action="store_true", help="the clips are the input")
     args = parser.parse_args()
-    restorer = Restorer(load_model(args.model), precision="fp32", propagation="whole")
-    rows = [cells(args.clips, row, restorer) for row in args.rows]
+    restorers = [
+        Restorer(load_model(name), precision="fp32", propagation="whole")
+        for name in args.model or ["basicvsr"]
+    ]
+    make = found if args.found else reduced
+    rows = [beside(make(args.clips, row, restorers)) for row in args.rows]
     gap = torch.full((3, GAP_PX, rows[0].shape[2]), 255, dtype=torch.uint8)
     sheet = torch.cat([part for row in rows for part in (row, gap)][:-1], 1)
     save_png(sheet, args.picture)
 
 
-def cells(folder: Path, row: str, restorer: Restorer) -> torch.Tensor:
-    """``(3, H, 3W)`` uint8: one place of one frame three times."""
-    clip, frame, x, y = row.split(":")
+def reduced(folder: Path, row: str, restorers: list[Restorer]) -> list[Tensor]:
+    """One place of one frame, ``(3, H, W)`` in 0..255: bicubic, each network's, the truth."""
+    clip, number, x, y = parsed(row)
     hr = read_frames(folder / f"{clip}.mp4")
     lr = shrink(hr).float() / 255
-    number = int(frame)
-    restored = list(restorer.stream(lr))[number].cpu()
+    pictures = [to_8bit(imresize(lr[number], 4))]
+    pictures += [to_8bit(list(restorer.stream(lr))[number].cpu()) for restorer in restorers]
     height, width = BOX_PX
-    top, left = min(int(y), hr.shape[2] - height), min(int(x), hr.shape[3] - width)
-    pictures = [to_8bit(imresize(lr[number], 4)), to_8bit(restored), hr[number].float()]
-    cut = [p[:, top : top + height, left : left + width] for p in pictures]
-    gap = torch.full((3, height, GAP_PX), 255.0)
-    return torch.cat([cut[0], gap, cut[1], gap, cut[2]], 2).to(torch.uint8)
+    top, left = min(y, hr.shape[2] - height), min(x, hr.shape[3] - width)
+    return [p[:, top : top + height, left : left + width] for p in (*pictures, hr[number].float())]
 
 
-def save_png(picture: torch.Tensor, path: Path) -> None:
+def found(folder: Path, row: str, restorers: list[Restorer]) -> list[Tensor]:
+    """One place of one frame of the input, in its pixels: bicubic, each network's."""
+    clip, number, x, y = parsed(row)
+    height, width = (side // 4 for side in BOX_PX)
+    frames, pixels = REACH
+    first, top, left = max(0, number - frames), max(0, y - pixels), max(0, x - pixels)
+    whole = read_frames(folder / f"{clip}.mp4")[first : number + frames + 1]
+    lr = whole[:, :, top : y + height + pixels, left : x + width + pixels].float() / 255
+    pictures = [imresize(lr[number - first], 4)]
+    pictures += [list(restorer.stream(lr))[number - first].cpu() for restorer in restorers]
+    rows, columns = slice(4 * (y - top), 4 * (y - top + height)), slice(4 * (x - left), None)
+    return [to_8bit(p)[:, rows, columns][:, :, : 4 * width] for p in pictures]
+
+
+def parsed(row: str) -> tuple[str, int, int, int]:
+    """``CLIP:FRAME:X:Y``."""
+    clip, number, x, y = row.split(":")
+    return clip, int(number), int(x), int(y)
+
+
+def beside(pictures: list[Tensor]) -> Tensor:
+    """``(3, H, W)`` each -> ``(3, H, W')`` uint8 with gaps between."""
+    gap = torch.full((3, pictures[0].shape[1], GAP_PX), 255.0)
+    return torch.cat([part for p in pictures for part in (p, gap)][:-1], 2).to(torch.uint8)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
     """``(3, H, W)`` uint8 to a PNG."""
     frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), "rgb24")
     encoder = av.CodecContext.create("png", "w")
