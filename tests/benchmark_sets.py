@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from vrestore.evaluate.footage import code_values
 from vrestore.evaluate.inputs import png
+from vrestore.evaluate.protocols import Protocol, find
 from vrestore.models.resize import imresize
 
 
@@ -42,3 +44,8 @@ def write_set(
         write_clip(root / "gt" / name, truth, form, first)
         write_clip(root / "lq" / name, imresize(truth.double(), 0.25), form, first)
     return root / "lq", root / "gt"
+
+
+def of_few(name: str) -> Protocol:
+    """That protocol for any number of clips."""
+    return dataclasses.replace(find(name), clip_counts=())

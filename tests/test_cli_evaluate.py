@@ -246,3 +246,10 @@ def test_the_scripts_that_people_expect_are_their_protocols(
         runpy.run_path(str(TOOLS / tool), run_name="__main__")
     assert end.value.code == 3
     assert message in capsys.readouterr().err
+
+
+def test_a_part_of_a_set_is_not_held_against_the_figure_of_the_whole(reds4, capsys):
+    lq, gt = map(str, reds4)
+    words = ["evaluate", "--protocol", "reds4", "--lq", lq, "--gt", gt, "-n", "bicubic"]
+    assert main([*words, "--clips", "000"]) == 0
+    assert "published" not in capsys.readouterr().out

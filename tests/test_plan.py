@@ -68,6 +68,15 @@ def test_pictures_are_planned_as_films_are_and_nothing_is_left(tmp_path, monkeyp
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_short_film_is_planned_with_the_frames_that_it_has(tmp_path):
+    options = RestoreOptions(device="cpu", precision="fp32")
+    sizes = [
+        plan(film(tmp_path / f"{n}.mkv", n, "96x64", sound=False), None, options).memory_bytes
+        for n in (4, 60)
+    ]
+    assert sizes[0] < sizes[1] - (10 << 20)
+
+
 def test_a_plan_refuses_what_the_run_would(tmp_path, capsys):
     source = film(tmp_path / "a.mkv", 5, "64x48", sound=False)
     for target, word in (("a.mkv", "is being read"), ("no/b.mkv", "make it first"), ("b.png", "5")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vrestore.errors import InputError, VrestoreError
+from vrestore.errors import InputError, ModelError, VrestoreError
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.train.config import read_config
 from vrestore.train.loop import load_state, load_validation, validate
@@ -38,7 +38,12 @@ def export(config_file: Path, folder: Path, target: Path) -> None:
     if state is None:
         raise InputError(f"{folder}: holds no state.pt; train it first")
     net = build_network(config.network)
-    net.load_state_dict(state["ema"])
+    try:
+        net.load_state_dict(state["ema"])
+    except RuntimeError as error:
+        raise ModelError(
+            f"{folder}/state.pt: is of another network than {config_file}; give the run's own"
+        ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     save_network(net, target, {"steps": str(state["step"]), "licence": "Apache-2.0"})
     gains = validate(

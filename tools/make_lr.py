@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vrestore.ends import look, open_reader, open_writer
-from vrestore.errors import InputError, UsageError, VrestoreError
+from vrestore.errors import InputError, UsageError, VrestoreError, told
 from vrestore.evaluate.compression import compress
 from vrestore.evaluate.degradations import bd, bd_duf, bi
 from vrestore.evaluate.metrics import to_8bit
@@ -38,19 +38,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--how", choices=HOW, default="bi", help="MATLAB, BasicVSR's, DUF's")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--crf", type=float, help="compress by x264 as well: 0 to 51")
+    parser.add_argument("--overwrite", action="store_true", help="replace what exists")
     args = parser.parse_args(arguments)
     damaged = False
     try:
         if args.scale < 2:
             raise UsageError(f"--scale {args.scale} makes nothing smaller; take 2 or more")
         for source, target in clips(args.source, args.target, args.crf):
-            damage = reduce(source, target, HOW[args.how], args.scale, args.crf)
+            options = options_of(args.crf, overwrite=args.overwrite)
+            damage = reduce(source, target, HOW[args.how], args.scale, options)
             if damage:
                 print(f"{source}: {damage}", file=sys.stderr)
                 damaged = True
-    except VrestoreError as error:
-        print(f"make_lr.py: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
+    except (VrestoreError, OSError, KeyboardInterrupt) as error:
+        print(f"make_lr.py: {told(error)}", file=sys.stderr)
+        raise SystemExit(told(error).exit_code) from error
     if damaged:
         raise SystemExit(InputError.exit_code)
 
@@ -84,12 +86,23 @@ def made_name(source: Path, crf: float | None) -> str:
     return source.name if keeps else f"{source.stem}.mkv"
 
 
+def options_of(crf: float | None, *, overwrite: bool) -> RestoreOptions:
+    """Lossless, or x264 of that crf; UsageError where that is none."""
+    if crf is not None and not 0 <= crf <= 51:
+        raise UsageError(f"--crf {crf:g}: x264 has 0 to 51")
+    codec = "ffv1" if crf is None else "libx264"
+    return RestoreOptions(codec=codec, crf=crf, overwrite=overwrite)
+
+
 def reduce(
-    source: Path, target: Path, how: Callable[[Tensor, int], Tensor], scale: int, crf: float | None
+    source: Path,
+    target: Path,
+    how: Callable[[Tensor, int], Tensor],
+    scale: int,
+    options: RestoreOptions,
 ) -> object:
     """One film or folder of pictures at 1/scale; what of it could not be read, or None."""
-    codec = "ffv1" if crf is None else "libx264"
-    options = RestoreOptions(codec=codec, crf=crf)
+    crf = options.crf
     info = look(source, options)
     height, width = info.height // scale, info.width // scale
     if not min(height, width):
@@ -119,7 +132,7 @@ def writer_for(
 ) -> Encoder | PictureWriter:
     """Pictures become PNG whatever they were: nothing but ``--crf`` compresses."""
     if info.container == "pictures":
-        return PictureWriter(target, info)
+        return PictureWriter(target, info, overwrite=options.overwrite)
     return open_writer(info, target, width, height, options)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from vrestore.errors import VrestoreError
+from vrestore.engine.restorer import find_device
+from vrestore.errors import Interrupted, VrestoreError, told
 from vrestore.train.config import read_config
 from vrestore.train.loop import train
 from vrestore.train.plot import plot
@@ -38,10 +39,14 @@ def main() -> None:
             plot(args.folder / "log.csv", config, args.plot)
             return
         stop_after_s = args.minutes * 60 if args.minutes else None
-        train(config, args.folder, torch.device(args.device), stop_after_s)
-    except (VrestoreError, FloatingPointError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+        train(config, args.folder, find_device(args.device), stop_after_s)
+    except KeyboardInterrupt:
+        print(f"train.py: interrupted; run again to go on from {args.folder}", file=sys.stderr)
+        raise SystemExit(Interrupted.exit_code) from None
+    except (VrestoreError, FloatingPointError, OSError) as error:
+        said = error if isinstance(error, FloatingPointError) else told(error)
+        print(f"train.py: {said}", file=sys.stderr)
+        raise SystemExit(getattr(said, "exit_code", 1)) from None
 
 
 if __name__ == "__main__":

@@ -101,21 +101,24 @@ def plan(
     scale = options.scale or restorer.scale
     width, height = round(info.width * scale), round(info.height * scale)
     if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
-        open_writer(info, target, width, height, options).abort()
+        open_writer(info, target, width, height, replace(options, overwrite=True)).abort()
     lengths = restorer.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
         lengths = Lengths(1, 0, lengths.tile)
     elif restorer.propagation == "whole":
         lengths = Lengths(None, 0)
-    memory = resident() + need(
-        restorer.network, info.height, info.width, lengths, frames or KEY_FRAME_EVERY
-    )
+    shot = frames or KEY_FRAME_EVERY
+    held = lengths  # a short film fills no chunk
+    if lengths.chunk is not None:
+        chunk = min(lengths.chunk, shot)
+        held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
+    memory = resident() + need(restorer.network, info.height, info.width, held, shot)
     few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)
     works = [
         cost.work(lengths.chunk, lengths.lookahead, shot, restorer.propagation == "exact")
-        for shot in (frames or KEY_FRAME_EVERY, many[0].frames)
+        for shot in (shot, many[0].frames)
     ]
     repeats = works[0] / works[1] if works[1] else 1.0
     each, bytes_each = many[0].seconds / many[0].frames, many[1] / many[0].frames

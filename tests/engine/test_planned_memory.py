@@ -89,6 +89,10 @@ def test_a_cap_makes_chunks_shorter(caplog):
     )
     assert exact.lengths(270, 480).chunk < 32
     assert exact.lengths(1080, 1920).tile is None
+    caplog.clear()
+    starved = Restorer(net, precision="fp32", device="cpu", memory=100 << 20)
+    starved.lengths(270, 480)
+    assert "--memory cannot be held: the least that there is takes about" in caplog.messages[0]
     given = Restorer(net, precision="fp32", device="cpu", memory=1, chunk=32)
     assert given.lengths(270, 480) == Lengths(32, 16)
     assert len(list(tight.stream(clip))) == 3

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from benchmark_sets import moving, write_clip, write_set
+from benchmark_sets import moving, of_few, write_clip, write_set
 
 from vrestore import Restorer, load_model
 from vrestore.errors import ModelError, UsageError
@@ -192,7 +192,7 @@ def test_niqe_and_warping_need_no_truth(tmp_path, monkeypatch):
 def test_where_single_frames_are_judged_niqe_is_of_those_and_warping_of_all(tmp_path):
     """VideoLQ's 0, 50 and 99, in short."""
     lq = write_clip(tmp_path / "lq" / "000", still(7, 24, 48)).parent
-    protocol = dataclasses.replace(find("videolq"), clip_count=None, judged=(0, 3, 6))
+    protocol = dataclasses.replace(find("videolq"), clip_counts=(), judged=(0, 3, 6))
     found = scored(lq, None, ("warping",), protocol)
     (clip,) = found.clips
     numbers = [row.number for row in clip.frames if row.scores.niqe is not None]
@@ -205,7 +205,7 @@ def test_where_single_frames_are_judged_niqe_is_of_those_and_warping_of_all(tmp_
 def test_a_plot_is_of_the_judged_frames_alone(tmp_path):
     pytest.importorskip("matplotlib")
     lq, gt = write_set(tmp_path, {"00001/0266": 7}, "im%d", 1)
-    found = scored(lq, gt, ("warping",), find("vimeo90k-t"))
+    found = scored(lq, gt, ("warping",), of_few("vimeo90k-t"))
     assert [(row.number, row.judged) for row in found.clips[0].frames] == [
         (2, False), (3, False), (4, True), (5, False), (6, False), (7, False)
     ]  # fmt: skip

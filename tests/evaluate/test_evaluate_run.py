@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from benchmark_sets import moving, write_clip, write_set
+from benchmark_sets import moving, of_few, write_clip, write_set
 from films import film
 from golden import shared_file
 from networks import small_basicvsr
@@ -19,7 +19,7 @@ from vrestore.evaluate.metrics import to_8bit
 from vrestore.evaluate.niqe import niqe
 from vrestore.evaluate.protocols import find
 from vrestore.evaluate.run import Scoring, compared, evaluate
-from vrestore.evaluate.sets import find_clips
+from vrestore.evaluate.sets import check_sizes, find_clips
 from vrestore.evaluate.table import mean
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import WindowNetwork
@@ -100,7 +100,7 @@ def test_the_crop_is_cut_at_each_side_of_both():
 
 def test_the_vimeo_number_is_that_of_the_mean_of_outputs_3_and_10(tmp_path):
     lq, gt = write_set(tmp_path, {"00001/0266": 7}, "im%d", 1)
-    protocol = find("vimeo90k-t")
+    protocol = of_few("vimeo90k-t")
     found = scored(protocol, lq, gt, small_basicvsr(), Scoring(rounded=False), "mine")
     clip = torch.from_numpy(stored(lq / "00001/0266")).float() / 255
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_window_network_sees_the_septuplet_once(tmp_path):
     write_clip(tmp_path / "lq" / "00001" / "0266", values.expand(-1, 3, 4, 4), "im%d", 1)
     write_clip(tmp_path / "gt" / "00001" / "0266", values.expand(-1, 3, 16, 16), "im%d", 1)
     net = Windows(7)
-    scored(find("vimeo90k-t"), tmp_path / "lq", tmp_path / "gt", net, model="mine")
+    scored(of_few("vimeo90k-t"), tmp_path / "lq", tmp_path / "gt", net, model="mine")
     assert net.seen[3] == [0, 1, 2, 3, 4, 5, 6]
     assert len(net.seen) == 7
 
@@ -161,7 +161,7 @@ def test_windows_at_a_clips_ends_are_the_protocols(tmp_path, name, size, table):
     lq = write_clip(tmp_path / "lq" / "walk", values.expand(-1, 3, 4, 4))
     gt = write_clip(tmp_path / "gt" / "walk", values.expand(-1, 3, 16, 16))
     protocol = dataclasses.replace(
-        find(name), namings=(), clip_count=None, picture=None, scale=4, crop=0, judged=(0,)
+        find(name), namings=(), clip_counts=(), picture=None, scale=4, crop=0, judged=(0,)
     )
     net = Windows(size)
     scored(protocol, lq.parent, gt.parent, net, model="mine")
@@ -201,7 +201,7 @@ def test_the_published_figure_follows_the_input_that_is_found(tmp_path):
 def test_videolq_is_scored_by_niqe_on_three_frames(tmp_path):
     clip = moving(100, 40, 60)
     write_clip(tmp_path / "lq" / "000", clip)
-    protocol = dataclasses.replace(find("videolq"), clip_count=None)
+    protocol = dataclasses.replace(find("videolq"), clip_counts=())
     found = scored(protocol, tmp_path / "lq", None)
     frames = found.clips[0].frames
     assert [frame.number for frame in frames] == [0, 50, 99]
@@ -284,3 +284,14 @@ def test_the_shipped_weights_gain_on_a_real_clip_what_their_card_promises():
     assert bicubic.psnr_y == pytest.approx(29.56, abs=0.01)  # shared/media/val/README.md
     assert ours.psnr_y - bicubic.psnr_y > 2.0  # its card
     assert ours.ssim_y > bicubic.ssim_y + 0.03
+
+
+def test_what_an_input_cannot_show_of_its_truth_is_left_out(tmp_path):
+    """62x38 is made 15x9, as tools do; the truth on disk stays 62x38."""
+    clip = moving(2, 38, 62)
+    gt = write_clip(tmp_path / "gt" / "a", clip).parent
+    lq = write_clip(tmp_path / "lq" / "a", imresize(clip[..., :36, :60], 1 / 4)).parent
+    made = scored(CUSTOM, None, gt, scoring=Scoring(make_lq="bi"))
+    given = scored(CUSTOM, lq, gt)
+    assert given.mean == made.mean
+    check_sizes(find_clips(CUSTOM, lq, gt), 4)

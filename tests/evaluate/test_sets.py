@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_sets import moving, write_clip, write_set
+from benchmark_sets import moving, of_few, write_clip, write_set
 from films import film
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,20 +153,20 @@ def test_the_number_of_clips_is_the_protocols(tmp_path):
 
 def test_vimeos_clips_lie_two_deep_and_its_truth_may_be_the_middle_frame_alone(tmp_path):
     lq, gt = write_set(tmp_path, {"00001/0266": 7, "00002/0003": 7}, "im%d", 1)
-    (whole, _) = find_clips(find("vimeo90k-t"), lq, gt)
+    (whole, _) = find_clips(of_few("vimeo90k-t"), lq, gt)
     for i in (1, 2, 3, 5, 6, 7):
         (gt / "00001/0266" / f"im{i}.png").unlink()
-    first, second = find_clips(find("vimeo90k-t"), lq, gt)
+    first, second = find_clips(of_few("vimeo90k-t"), lq, gt)
     assert (first.name, second.name) == ("00001/0266", "00002/0003")
     assert first.truth.pictures == {3: gt / "00001/0266/im4.png"}
     assert whole.truth.pictures[3] == first.truth.pictures[3]
     (gt / "00002/0003/im2.png").unlink()
     with pytest.raises(InputError, match=r"im2.png: is missing; the clip has 7 frames"):
-        find_clips(find("vimeo90k-t"), lq, gt)
+        find_clips(of_few("vimeo90k-t"), lq, gt)
     for i in (1, 2, 3, 5, 6, 7):
         (lq / "00001/0266" / f"im{i}.png").unlink()
     with pytest.raises(InputError, match=r"lq/00001/0266/im1.png: is missing"):
-        find_clips(find("vimeo90k-t"), lq, gt)
+        find_clips(of_few("vimeo90k-t"), lq, gt)
 
 
 def test_either_naming_of_the_validation_clips_will_do(tmp_path):

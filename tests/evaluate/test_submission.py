@@ -81,8 +81,10 @@ def test_a_pack_that_is_there_is_not_replaced_unasked(tmp_path):
     with pytest.raises(OutputError, match=r"a.zip: exists already"):
         Pack(tmp_path / "a.zip", PackForm())
     with Pack(tmp_path / "a.zip", PackForm(), overwrite=True) as pack:
+        pack.add("000", 9, 9, moving(1, 16, 16)[0], True)
         pack.close(1, CPU)
-    assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["readme.txt"]
+    with zipfile.ZipFile(tmp_path / "a.zip") as file:
+        assert file.namelist() == ["000_00000009.png", "readme.txt"]
 
 
 @pytest.mark.parametrize("names", ["{clip", "{shot}.png", "{frame}.jpg", "../{frame}.png", "{0}"])
@@ -102,3 +104,12 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
 def test_frames_are_asked_for_as_first_and_step(text):
     with pytest.raises(UsageError, match="FIRST:STEP"):
         every(text)
+
+
+def test_a_pack_of_nothing_is_refused(tmp_path):
+    with (
+        pytest.raises(UsageError, match="submit-frames"),
+        Pack(tmp_path / "a.zip", PackForm()) as pack,
+    ):
+        pack.close(1, CPU)
+    assert list(tmp_path.iterdir()) == []

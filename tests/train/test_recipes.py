@@ -115,6 +115,21 @@ def test_a_tool_tells_what_is_wrong_in_a_line(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
+def test_a_run_that_is_refused_leaves_what_lies_there(made, tmp_path):
+    recipe = next(p for p in RECIPES if p.stem == "basicvsr_compact")
+    changes = [word for change in tiny(recipe, made) for word in ("--set", change)]
+    assert tool("train.py", recipe, "--folder", tmp_path / "a", *changes).returncode == 0
+    before = (tmp_path / "a" / "config.toml").read_text()
+    other = [*changes, "--set", "network.num_block=3"]
+    refused = tool("train.py", recipe, "--folder", tmp_path / "a", *other)
+    assert refused.returncode == 4
+    assert "another network" in refused.stderr
+    assert (tmp_path / "a" / "config.toml").read_text() == before
+    nothing = [*changes, "--set", f"data.reds='{tmp_path}/no'"]
+    assert tool("train.py", recipe, "--folder", tmp_path / "b", *nothing).returncode != 0
+    assert not (tmp_path / "b").exists()
+
+
 def toml(value):
     return list(value) if isinstance(value, tuple) else value
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.lengths import TILE_SIDES, Lengths, fitting, shorter
-from vrestore.engine.memory import at_hand, keep_freed_memory
+from vrestore.engine.lengths import TILE_SIDES, Lengths, fitting, need, shorter
+from vrestore.engine.memory import at_hand, keep_freed_memory, resident
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate
 from vrestore.engine.retry import Held, in_turn
@@ -125,6 +125,10 @@ class Restorer:
             if self._fits:
                 budget = at_hand(self.memory, self.device)
                 chosen = fitting(self.network, height, width, chosen, budget, self._tiles)
+                least = need(self.network, height, width, chosen) + resident()
+                if self.memory and least > self.memory:
+                    about = f"about {least / 2**20:.0f} MiB"
+                    self._tell(f"--memory cannot be held: the least that there is takes {about}")
             self._chosen[size] = chosen
         return self._chosen[size]
 

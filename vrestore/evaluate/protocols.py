@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +21,9 @@ class Protocol:
     """How one benchmark is scored; what is None, or empty, is not laid down or not known for sure.
 
     ``namings``: the clips' names with their frame counts, as each publication of the set names
-    them. ``clip_count``, ``clip_frames``: where the names are free. ``picture``: the form of a
-    frame's file name; ``first``: the number in the first one. ``judged``: which frames count, by
+    them. ``clip_counts``, ``clip_frames``: where the names are free; any of those counts is the
+    whole set. ``picture``: the form of a frame's file name; ``first``: the number in the first one.
+    ``judged``: which frames count, by
     index from 0; None: all. ``channel``: of the published tables. ``crop``: pixels cut at each
     side. ``border``: what stands in for frames beyond a clip's ends in a sliding window; None: what
     the network names. ``mirrored``: recurrent networks see the clip and then its reverse (BasicVSR,
@@ -33,7 +34,7 @@ class Protocol:
     title: str
     channel: Channel
     namings: tuple[Mapping[str, int], ...] = ()
-    clip_count: int | None = None
+    clip_counts: tuple[int, ...] = ()
     clip_frames: int | None = None
     picture: str | None = None
     first: int | None = None
@@ -44,6 +45,12 @@ class Protocol:
     scale: int | None = 4
     degradation: Degradation | None = None
     has_truth: bool = True
+
+    def is_whole(self, clips: Collection[str]) -> bool:
+        """Whether these are all the clips of the set, as a published mean is over all of them."""
+        if self.namings:
+            return any(set(clips) == set(naming) for naming in self.namings)
+        return len(clips) in (self.clip_counts or (len(clips),))
 
     def judged_of(self, frames: int) -> list[int]:
         """The indices of the frames that count, of a clip of ``frames``."""
@@ -85,11 +92,12 @@ PROTOCOLS: tuple[Protocol, ...] = (
         border="reflection_circle",
         degradation="bi",
     ),
-    # The lists of its clips hold 7824 or 7815 names: the number is not checked.
+    # The list of its clips holds 7824 names, those of its three groups 7815.
     Protocol(
         name="vimeo90k-t",
         title="Vimeo-90K-T",
         channel="Y",
+        clip_counts=(7824, 7815),
         clip_frames=7,
         picture="im%d",
         first=1,
@@ -102,7 +110,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="udm10",
         title="UDM10",
         channel="Y",
-        clip_count=10,
+        clip_counts=(10,),
         picture="%04d",
         border="reflection_circle",
         degradation="bd",
@@ -111,7 +119,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="spmcs",
         title="SPMCS-30, as TDAN has it",
         channel="Y",
-        clip_count=30,
+        clip_counts=(30,),
         crop=8,
         border="reflection",
         degradation="bi",
@@ -144,7 +152,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="videolq",
         title="VideoLQ",
         channel="Y",
-        clip_count=50,
+        clip_counts=(50,),
         picture="%08d",
         first=0,
         judged=(0, 50, 99),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,8 @@ def look_over(request: Request) -> tuple[Clip, ...]:
             raise OutputError(f"{file}: exists already; use --overwrite, or name another")
         if file and not file.absolute().parent.is_dir():
             raise OutputError(f"{file}: there is no folder {file.parent}")
+        if file and not os.access(file.absolute().parent, os.W_OK):
+            raise OutputError(f"{file}: nothing can be written into {file.parent}; name another")
     if request.out and request.out.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"{request.out}: values per frame go into a .csv or a .json")
     if request.plot or request.plot_cost:

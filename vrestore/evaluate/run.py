@@ -91,6 +91,9 @@ def evaluate(
                 made = told_input(clip, lq, restorer.scale)
             with measures_of(clip, lq, restorer.scale, protocol, scoring, instruments) as measures:
                 found.append(score_clip(clip, lq, run, protocol, scoring, pack, measures))
+    beside = None  # a part of a set has no published figure
+    if protocol.is_whole([clip.name for clip in clips]):
+        beside = published(model, protocol.name, made or protocol.degradation)
     return Evaluation(
         protocol=protocol,
         model=model,
@@ -101,7 +104,7 @@ def evaluate(
         clips=tuple(found),
         seconds_per_frame=watch.seconds / max(sum(clip.restored for clip in found), 1),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        published=published(model, protocol.name, made or protocol.degradation),
+        published=beside,
         flow_between=flow_between(clips[0], protocol) if "warping" in names else None,
     )
 
@@ -123,7 +126,7 @@ def score_clip(
     for name in scoring.also:
         also.check_length(name, clip.name, len(lq))  # of a film it was not known before
     truths = frames_of(clip.truth, judged, len(lq)) if clip.truth else iter(())
-    crop, count = crop_of(protocol, scoring), 0
+    crop, count, width = crop_of(protocol, scoring), 0, lq[0].shape[-1]
     plain: dict[int, Scores] = {}
     for index, out in enumerate(run(lq)):
         count += 1
@@ -132,8 +135,7 @@ def score_clip(
         truth = None
         if clip.truth and index in judged:
             _, truth = next(truths)
-            if scoring.make_lq:
-                truth = cropped(truth, out.shape[-1] // lq[0].shape[-1])
+            truth = cropped(truth, out.shape[-1] // width)
             plain[index] = compared(out, truth, crop, rounded=scoring.rounded)
         measures.add(index, out, truth, judged=index in judged)
     for _ in truths:  # a film says only at its end that it was longer

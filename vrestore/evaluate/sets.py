@@ -56,12 +56,15 @@ def find_clips(
 
 
 def check_sizes(clips: Sequence[Clip], scale: int) -> None:
-    """Raises InputError where a truth is not ``scale`` times as large as its input."""
+    """Raises InputError where a truth is not ``scale`` times as large as its input.
+
+    What an input cannot show of a truth whose sides do not divide by ``scale`` may be there.
+    """
     for clip in clips:
         if not (clip.lq and clip.truth):
             continue
         (width, height), (wide, high) = size_of(clip.lq), size_of(clip.truth)
-        if (width * scale, height * scale) != (wide, high):
+        if (width, height) != (wide // scale, high // scale):
             where = clip.truth.name_of(next(iter(clip.truth.pictures), 0))
             raise InputError(
                 f"{where}: {wide}x{high}, but {scale} times its input {clip.lq.path} "
@@ -181,9 +184,10 @@ def _places(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> dict[str
     places = dict(_clips_under(folder))
     if not places:
         raise InputError(f"{folder}: no folder of pictures and no film in it")
-    if protocol.clip_count not in (None, len(places)):
+    if not protocol.is_whole(places):
+        known = " or ".join(map(str, protocol.clip_counts))
         raise InputError(
-            f"{folder}: {len(places)} clips, {protocol.title} has {protocol.clip_count}; "
+            f"{folder}: {len(places)} clips, {protocol.title} has {known}; "
             "give all, or name those to score with --clips"
         )
     return places

@@ -83,7 +83,9 @@ class Pack:
         self._write(name, png(code_values(picture)))
 
     def close(self, seconds_per_frame: float, device: torch.device) -> Path:
-        """Write the readme, and give the zip its name."""
+        """Write the readme, and give the zip its name. UsageError where no picture came."""
+        if not self._names:
+            raise UsageError(f"{self._target}: no frame was one of --submit-frames; not written")
         text = readme(seconds_per_frame, device.type == "cpu", self._form)
         self._write("readme.txt", text.encode())
         try:

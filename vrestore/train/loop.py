@@ -60,9 +60,6 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     share = Share.join()
     for stage in config.stage:
         share.check(stage.batch)
-    run.mkdir(parents=True, exist_ok=True)
-    if share.rank == 0:
-        (run / "config.toml").write_text(to_toml(config), "utf-8")
     started = time.monotonic()
     torch.manual_seed(config.seed)
     net = build_network(config.network)
@@ -76,6 +73,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     material = Material.load(config.data)
     validation = load_validation(config, VALIDATED_FRAMES) if share.rank == 0 else {}
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
+    run.mkdir(parents=True, exist_ok=True)
 
     spynet = flow_network(net)
     if spynet is not None and any("spynet." in name for name in new) and state is None:
@@ -94,7 +92,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         step = int(state["step"])
         log.info("resumed at step %d", step)
     curves = None
-    if share.rank == 0:
+    if share.rank == 0:  # only now: a run that is refused changes nothing there
+        (run / "config.toml").write_text(to_toml(config), "utf-8")
         forget_rows_after(step, run / "log.csv")
         curves = open_curves(run, step)
 
