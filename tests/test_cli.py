@@ -320,7 +320,7 @@ def test_options_from_a_file_are_checked_and_flags_win(here, capsys):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_no_output_and_no_child(here, kind):
-    film(here / "clip.mkv", 400, "320x240", options=("-c:v", "mpeg4", "-q:v", "9"))
+    film(here / "clip.mkv", 1200, "320x240", options=("-c:v", "mpeg4", "-q:v", "9"))
     command = [sys.executable, "-m", "vrestore", "clip.mkv", "-n", "bicubic", "-o", "out.mp4"]
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, cwd=here)
     assert process.stdout is not None

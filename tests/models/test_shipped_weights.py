@@ -83,3 +83,39 @@ def test_lookahead_costs_less_the_further_it_looks(net):
         losses.append((chunked - whole).square().mean().item())
     assert losses[0] > losses[1] > losses[2]
     assert y_psnr(whole, hr) - y_psnr(restored(chunk=4, lookahead=8), hr) < 0.05
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_model("basicvsr-real")
+
+
+def test_both_shipped_files_say_their_licence():
+    for name in ("basicvsr", "basicvsr-real"):
+        path = find(name).path
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["licence"] == "Apache-2.0"
+        assert path.with_suffix(".md").exists()
+        assert path.stat().st_size <= 4 * 2**20
+
+
+def test_the_real_one_takes_noise_away_that_the_clean_one_enlarges(net, real):
+    """A still picture under noise that changes: what still changes in the output is noise."""
+    still = read_frames(EXAMPLE)[:1, :, :96, :160].float() / 255
+    noise = 0.02 * torch.randn(6, *still.shape[1:], generator=torch.Generator().manual_seed(0))
+    noisy = ((still + noise) * 255).round().clamp(0, 255) / 255
+
+    def flicker(x):
+        return (x[2:-1] - x[1:-2]).square().mean().sqrt().item()
+
+    with torch.no_grad():
+        assert flicker(real(noisy)) < 0.9 * flicker(imresize(noisy, 4))
+        assert flicker(real(noisy)) < 0.8 * flicker(net(noisy))
+
+
+def test_the_real_one_keeps_the_colours(real):
+    """Means of large areas: a cast would be seen at once."""
+    frames = shrink(read_frames(EXAMPLE)[:4]).float() / 255
+    out = torch.stack(list(Restorer(real, precision="fp32", device="cpu").stream(frames)))
+    cast = out.mean((0, 2, 3)) - frames.mean((0, 2, 3))
+    assert cast.abs().max() < 0.02

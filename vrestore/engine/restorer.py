@@ -125,10 +125,8 @@ class Restorer:
             if self._fits:
                 budget = at_hand(self.memory, self.device)
                 chosen = fitting(self.network, height, width, chosen, budget, self._tiles)
-                least = need(self.network, height, width, chosen) + resident()
-                if self.memory and least > self.memory:
-                    about = f"about {least / 2**20:.0f} MiB"
-                    self._tell(f"--memory cannot be held: the least that there is takes {about}")
+                if self.memory is not None:
+                    self._tell_if_less(need(self.network, height, width, chosen) + resident())
             self._chosen[size] = chosen
         return self._chosen[size]
 
@@ -186,6 +184,12 @@ class Restorer:
         if less.tile is not None:
             how += f" --tile {less.tile}"
         self._tell(f"out of memory: going on with {how}")
+
+    def _tell_if_less(self, least: int) -> None:
+        """A cap that cannot be held is told once."""
+        if self.memory is not None and least > self.memory:
+            about = f"about {least / 2**20:.0f} MiB"
+            self._tell(f"--memory cannot be held: the least that there is takes {about}")
 
     def _tell(self, step: str) -> None:
         """At once in the log, and for the report of the film."""

@@ -32,6 +32,18 @@ CATALOGUE: tuple[Entry, ...] = (
         file="weights/basicvsr.safetensors",
     ),
     Entry(
+        name="basicvsr-real",
+        architecture="BasicVSR",
+        task="super-resolution of footage as it is found",
+        scale=4,
+        parameters=834_789,
+        data="free clips and photographs (blur, noise, codecs)",
+        figure="",
+        licence="as vrestore",
+        note="ships with vrestore, trained by it; see its card",
+        file="weights/basicvsr-real.safetensors",
+    ),
+    Entry(
         name="bicubic",
         architecture="Bicubic",
         task="super-resolution",
