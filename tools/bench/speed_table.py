@@ -59,7 +59,7 @@ def of_the_road(pipeline: dict[str, Any]) -> list[str]:
     )
     if "peak_ratio" in pipeline:
         text += (
-            f"; 20,000 frames take {pipeline['peak_ratio']:.2f} times the memory of 200 "
+            f"; 20,000 frames of 64x48 take {pipeline['peak_ratio']:.2f} times the memory of 200 "
             f"({pipeline['peak_20000_frames_MiB']} MiB)"
         )
     return [f"{text} (`tools/bench/pipeline.py`)."]
