@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vrestore.evaluate.footage import code_values
-from vrestore.evaluate.inputs import png
 from vrestore.evaluate.protocols import Protocol, find
 from vrestore.models.resize import imresize
+from vrestore.video.picture_codec import png
 
 
 def moving(frames: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -27,7 +27,7 @@ def write_clip(folder: Path, clip: Tensor, form: str = "%08d", first: int = 0) -
     """A folder of PNGs called by a printf form, numbered from ``first``."""
     folder.mkdir(parents=True)
     for number, picture in enumerate(clip, first):
-        (folder / f"{form % number}.png").write_bytes(png(code_values(picture)))
+        (folder / f"{form % number}.png").write_bytes(png(code_values(picture).numpy()))
     return folder
 
 

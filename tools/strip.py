@@ -5,10 +5,8 @@ with ``--found`` the clips are themselves what is restored, and there is no trut
 """
 
 import argparse
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from vrestore import Restorer, load_model
 from vrestore.evaluate.metrics import to_8bit
 from vrestore.models.resize import imresize
 from vrestore.train.data import read_frames, shrink
+from vrestore.video.picture_codec import png
 
 BOX_PX = (160, 240)  # height and width of a cell, high-resolution pixels
 GAP_PX = 4
@@ -41,7 +40,7 @@ def main() -> None:
     rows = [beside(make(args.clips, row, restorers)) for row in args.rows]
     gap = torch.full((3, GAP_PX, rows[0].shape[2]), 255, dtype=torch.uint8)
     sheet = torch.cat([part for row in rows for part in (row, gap)][:-1], 1)
-    save_png(sheet, args.picture)
+    args.picture.write_bytes(png(sheet.numpy()))
 
 
 def reduced(folder: Path, row: str, restorers: list[Restorer]) -> list[Tensor]:
@@ -80,16 +79,6 @@ def beside(pictures: list[Tensor]) -> Tensor:
     """``(3, H, W)`` each -> ``(3, H, W')`` uint8 with gaps between."""
     gap = torch.full((3, pictures[0].shape[1], GAP_PX), 255.0)
     return torch.cat([part for p in pictures for part in (p, gap)][:-1], 2).to(torch.uint8)
-
-
-def save_png(picture: Tensor, path: Path) -> None:
-    """``(3, H, W)`` uint8 to a PNG."""
-    frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), "rgb24")
-    encoder = av.CodecContext.create("png", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, "rgb24"
-    encoder.options = {"pred": "mixed", "compression_level": "9"}
-    encoder.time_base = Fraction(1, 25)
-    path.write_bytes(b"".join(bytes(p) for p in (*encoder.encode(frame), *encoder.encode(None))))
 
 
 if __name__ == "__main__":

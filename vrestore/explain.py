@@ -9,7 +9,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +18,8 @@ from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.evaluate.attribution import attribution, shares
 from vrestore.options import RestoreOptions
 from vrestore.video.colour import ColourConverter
-from vrestore.video.frame import Colour, Frame, PixelFormat
-from vrestore.video.picture_codec import PictureCoding
+from vrestore.video.frame import Frame
+from vrestore.video.picture_codec import png
 
 if TYPE_CHECKING:
     from vrestore.models.temporal import Network
@@ -192,10 +191,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 def save(strip: Tensor, target: Path) -> None:
     """As PNG; OutputError where it cannot be."""
-    planes = [np.ascontiguousarray(plane) for plane in strip.numpy()]
-    rgb = Colour("gbr", full_range=True)
-    coding = PictureCoding("png", "rgb24", {"pred": "paeth"}, PixelFormat("rgb", 8), rgb)
     try:
-        target.write_bytes(coding.encode(planes))
+        target.write_bytes(png(strip.numpy()))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error

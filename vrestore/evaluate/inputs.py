@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from vrestore.errors import OutputError, UsageError
@@ -15,9 +14,8 @@ from vrestore.evaluate.footage import Footage, code_values, frames_of
 from vrestore.evaluate.metrics import psnr
 from vrestore.evaluate.protocols import Degradation
 from vrestore.evaluate.sets import Clip
-from vrestore.video.frame import Colour, PixelFormat
 from vrestore.video.partial import partial_name
-from vrestore.video.picture_codec import PictureCoding
+from vrestore.video.picture_codec import png
 
 MADE: dict[Degradation, Callable[[Tensor, int], Tensor]] = {"bi": bi, "bd": bd}
 ALIKE_DB = 45.0  # the same reduction in other software differs by a rounding: above 50 dB
@@ -49,7 +47,7 @@ def write_reduced(clips: Sequence[Clip], folder: Path, how: Degradation, scale: 
             for index, rgb in enumerate(reduced(clip.truth, how, scale)):
                 found = clip.truth.pictures.get(index)
                 name = found.stem if found else f"{index:08d}"
-                (place / f"{name}.png").write_bytes(png(code_values(rgb)))
+                (place / f"{name}.png").write_bytes(png(code_values(rgb).cpu().numpy()))
         growing.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
@@ -76,11 +74,3 @@ def made_by(lq: Tensor, truth: Tensor, scale: int) -> str | None:
     )
     (best, kind), second = found[-1], found[-2][0] if len(found) > 1 else 0.0
     return kind if best > ALIKE_DB and best - second > APART_DB else None
-
-
-def png(picture: Tensor) -> bytes:
-    """A PNG's bytes: ``(3, H, W)`` uint8."""
-    planes = [np.ascontiguousarray(plane) for plane in picture.cpu().numpy()]
-    rgb = Colour("gbr", full_range=True)
-    options = {"pred": "paeth", "compression_level": "3"}
-    return PictureCoding("png", "rgb24", options, PixelFormat("rgb", 8), rgb).encode(planes)

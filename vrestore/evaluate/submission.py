@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.evaluate.footage import code_values
-from vrestore.evaluate.inputs import png
 from vrestore.video.partial import partial_name
+from vrestore.video.picture_codec import png
 
 FLAT = "{clip}_{frame:08d}.png"  # CCC_FFFFFFFF.png, as REDS tracks store it
 DRAWN_UP = (1980, 1, 1, 0, 0, 0)  # the zip's least date: the same pictures give the same bytes
@@ -80,7 +80,7 @@ class Pack:
                 f"--submit-names {self._form.names}: two pictures would be called {name}"
             )
         self._names.add(name)
-        self._write(name, png(code_values(picture)))
+        self._write(name, png(code_values(picture).cpu().numpy()))
 
     def close(self, seconds_per_frame: float, device: torch.device) -> Path:
         """Write the readme, and give the zip its name. UsageError where no picture came."""

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from vrestore.models.resize import imresize
-from vrestore.video.frame import Colour, PixelFormat
-from vrestore.video.picture_codec import PictureCoding
+from vrestore.video.picture_codec import png
 
 STRIP_PX = 256  # side of each of a strip's three pictures
 
@@ -65,7 +64,5 @@ def save_strip(path: Path, lr: Tensor, output: Tensor, truth: Tensor) -> None:
     top, left = (max(0, (side - STRIP_PX) // 2) for side in truth.shape[1:])
     cut = [p[:, top : top + STRIP_PX, left : left + STRIP_PX].float().cpu() for p in pictures]
     strip = torch.cat(cut, 2).round().clamp(0, 255).to(torch.uint8)
-    how = {"pred": "paeth", "compression_level": "6"}
-    png = PictureCoding("png", "rgb24", how, PixelFormat("rgb", 8), Colour("gbr", full_range=True))
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(png.encode([plane.numpy() for plane in strip]))
+    path.write_bytes(png(strip.numpy()))

@@ -95,6 +95,15 @@ def coding_for(name: str, source: VideoInfo) -> PictureCoding:
     return PictureCoding(codec, names[0] if gray else names[1], options, pixel_format, rgb)
 
 
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """``(3, H, W)`` R'G'B' as a file's bytes."""
+    options = {"pred": "paeth", "compression_level": "3"}
+    coding = PictureCoding(
+        "png", "rgb24", options, PixelFormat("rgb", 8), Colour("gbr", full_range=True)
+    )
+    return coding.encode([np.ascontiguousarray(plane) for plane in picture])
+
+
 def decode_picture(path: Path) -> StoredPicture:
     """The picture as stored, but upright. Raises InputError."""
     try:
