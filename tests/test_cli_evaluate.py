@@ -215,7 +215,7 @@ def test_what_a_measure_lacks_is_said_before_anything_runs(
 ):
     for package in ("cv2", "torchvision", "lpips", "DISTS_pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("vrestore.evaluate.vmaf._binaries", lambda: ["/bin/true"])
+    monkeypatch.setattr("vrestore.evaluate.vmaf.ffmpeg_binaries", lambda: ["/bin/true"])
     monkeypatch.setattr("vrestore.cli.fetch_weights", no_weights)
     monkeypatch.setattr("vrestore.evaluate.request.load_restorer", no_weights)
     monkeypatch.chdir(tmp_path)

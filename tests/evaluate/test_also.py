@@ -319,7 +319,7 @@ def test_what_is_not_installed_is_told_when_measures_are_loaded(monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UsageError, match=r"pip install vrestore\[evaluate\]"):
             also.load((names,), CPU)
-    monkeypatch.setattr("vrestore.evaluate.vmaf._binaries", lambda: ["/bin/true"])
+    monkeypatch.setattr("vrestore.evaluate.vmaf.ffmpeg_binaries", lambda: ["/bin/true"])
     with pytest.raises(UsageError, match="built with libvmaf"):
         also.load(("vmaf",), CPU)
 

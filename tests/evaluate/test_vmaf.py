@@ -133,13 +133,13 @@ def test_the_first_ffmpeg_with_the_filter_is_taken(monkeypatch, tmp_path):
     with_it = program(tmp_path / "b", "libvmaf VV->V")
     wheel = SimpleNamespace(get_ffmpeg_exe=lambda: with_it)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", wheel)
-    monkeypatch.setattr("vrestore.evaluate.vmaf.ffmpeg_binary", lambda: without)
+    monkeypatch.setattr("shutil.which", lambda name: without)
     assert ffmpeg_with_libvmaf() == with_it
 
 
 def test_where_no_ffmpeg_has_libvmaf_the_error_names_them_and_the_remedy(monkeypatch, tmp_path):
     without = program(tmp_path / "a", "vmafmotion V->V")
-    monkeypatch.setattr("vrestore.evaluate.vmaf.ffmpeg_binary", lambda: without)
+    monkeypatch.setattr("shutil.which", lambda name: without)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UsageError, match="needs an ffmpeg that was built with libvmaf") as told:
         ffmpeg_with_libvmaf()

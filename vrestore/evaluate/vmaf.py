@@ -12,7 +12,7 @@ from statistics import fmean
 
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.video.decode import Decoder
-from vrestore.video.ffmpeg import ffmpeg_binary
+from vrestore.video.ffmpeg import ffmpeg_binaries
 from vrestore.video.frame import VideoInfo
 from vrestore.video.probe import probe
 from vrestore.video.trial import in_short
@@ -96,7 +96,7 @@ def ffmpeg_with_libvmaf() -> str:
 
     UsageError where neither does.
     """
-    found = _binaries()
+    found = ffmpeg_binaries()
     for binary in found:
         asked = [binary, "-hide_banner", "-filters"]
         filters = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True).stdout
@@ -106,16 +106,6 @@ def ffmpeg_with_libvmaf() -> str:
         f"VMAF needs an ffmpeg that was built with libvmaf, which {' and '.join(found)} "
         f"{'were' if len(found) > 1 else 'was'} not: put one that was first on PATH"
     )
-
-
-def _binaries() -> list[str]:
-    first = ffmpeg_binary()
-    try:
-        import imageio_ffmpeg
-
-        return list(dict.fromkeys([first, str(imageio_ffmpeg.get_ffmpeg_exe())]))
-    except (ImportError, RuntimeError, OSError):
-        return [first]
 
 
 def _arguments(ours: VideoInfo, true: VideoInfo) -> list[str]:

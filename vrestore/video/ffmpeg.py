@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 
 from vrestore.errors import OutputError
 
@@ -19,15 +21,25 @@ def ffmpeg_binary() -> str:
 
     Raises OutputError where there is neither.
     """
+    found = next(_found(), None)
+    if found is None:
+        raise OutputError(_NOT_FOUND)
+    return found
+
+
+def ffmpeg_binaries() -> list[str]:
+    """All that there are, in that order; OutputError where there is none."""
+    return list(dict.fromkeys((ffmpeg_binary(), *_found())))
+
+
+def _found() -> Iterator[str]:
     on_path = shutil.which("ffmpeg")
     if on_path is not None:
-        return on_path
-    try:
+        yield on_path
+    with suppress(ImportError, RuntimeError, OSError):
         import imageio_ffmpeg
 
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError, OSError) as error:
-        raise OutputError(_NOT_FOUND) from error
+        yield str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def ffmpeg_version(binary: str) -> int:
