@@ -125,8 +125,7 @@ class Restorer:
             if self._fits:
                 budget = at_hand(self.memory, self.device)
                 chosen = fitting(self.network, height, width, chosen, budget, self._tiles)
-                if self.memory is not None:
-                    self._tell_if_less(need(self.network, height, width, chosen) + resident())
+                self._tell_of_the_cap(size, chosen)
             self._chosen[size] = chosen
         return self._chosen[size]
 
@@ -141,7 +140,7 @@ class Restorer:
             if not isinstance(frames, Indexed):
                 spool = at_end.enter_context(Spool())
                 for frame in frames:
-                    spool.append(tuple(self._batch(frame, size)))
+                    spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
             again = Again(frames, partial(self._batch, size=size))
             return propagate_exactly(run, net, again, lengths.chunk)
@@ -185,9 +184,12 @@ class Restorer:
             how += f" --tile {less.tile}"
         self._tell(f"out of memory: going on with {how}")
 
-    def _tell_if_less(self, least: int) -> None:
-        """A cap that cannot be held is told once."""
-        if self.memory is not None and least > self.memory:
+    def _tell_of_the_cap(self, size: tuple[int, int], chosen: Lengths) -> None:
+        """Where even the least takes more than ``memory``."""
+        if self.memory is None:
+            return
+        least = need(self.network, *size, chosen) + resident()
+        if least > self.memory:
             about = f"about {least / 2**20:.0f} MiB"
             self._tell(f"--memory cannot be held: the least that there is takes {about}")
 
@@ -237,10 +239,16 @@ class Restorer:
             return f"the shortest chunks and the least tiles did not fit either; try {less}"
         if self.propagation == "whole":
             return f"try --propagation exact, or {less}"
-        return f"try less than --chunk {self._asked.chunk}, or {less}"
+        tried = [lengths.chunk for lengths in self._chosen.values() if lengths.chunk is not None]
+        return f"try less than --chunk {min(tried, default=CHUNK_FRAMES)}, or {less}"
 
     def _batch(self, frame: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
+        checked = self._checked(frame, size)
+        return checked.to(self._run.device, torch.float32).unsqueeze(0)
+
+    def _checked(self, frame: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """The frame, which must be one, and of the shot's size where that is known."""
         if not isinstance(frame, Tensor):
             raise UsageError(f"a frame is a tensor (3, H, W), not {type(frame).__name__}")
         if frame.dim() != 3 or len(frame) != 3 or not frame.is_floating_point():
@@ -252,7 +260,7 @@ class Restorer:
             raise UsageError(
                 f"a frame of {w}x{h} in a shot of {size[1]}x{size[0]}; give it its own stream"
             )
-        return frame.to(self._run.device, torch.float32).unsqueeze(0)
+        return frame
 
 
 def _peeked(frames: Iterable[Tensor], count: int) -> tuple[list[Tensor], Iterable[Tensor]]:
