@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vrestore.engine.precision import DTYPES
 from vrestore.engine.restorer import Restorer
-from vrestore.models import layers
+from vrestore.models import layers, one_step
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.catalogue import load_model
@@ -105,6 +105,7 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
     found: dict[str, float] = {}
     aside: list[float] = []  # seconds that are not the network's
     if how == "baseline":
+        one_step.ONE_STEP = False
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             as_research_does(net, clip[:2])
             twice = counter.get_total_flops()

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from vrestore.engine.graphs import Recorder
 from vrestore.errors import UsageError
 from vrestore.models.int8 import in_int8, int8_is_possible
-from vrestore.models.spynet import SPyNet
 from vrestore.models.temporal import (
     Features,
     FrameNetwork,
@@ -36,7 +35,7 @@ ROUNDS = 3  # by turns, so that what else the machine does strikes all alike
 
 
 class InPrecision:
-    """A network seen through one precision: trunks and tail in it, flow and coordinates in float32.
+    """A network seen through one precision: its convolutions; flow and coordinates are float32.
 
     No gradients are kept, and no context stays open between calls: the callers are generators.
     """
@@ -103,12 +102,13 @@ class InPrecision:
         return self._call(self.net.encode, seen)
 
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
-        """``RecurrentNetwork.flow``, always float32: half a pixel matters, its cost does not."""
+        """``RecurrentNetwork.flow``, in float32: half precision holds no part of a pixel far out.
+
+        What it is added up from, the residues of each level, may come in half precision: 0.01 px.
+        """
         assert isinstance(self.net, RecurrentNetwork)
-        with torch.no_grad(), self._float32():
-            if self._recorder is None:
-                return self.net.flow(a, b)
-            return self._recorder(self.net.flow, a, b)
+        there, back = self._step(self.net.flow, a, b)
+        return there.float(), back.float()
 
     def advance(
         self,
@@ -129,15 +129,10 @@ class InPrecision:
 
 
 def rounded_weights(net: Network, dtype: torch.dtype) -> Network:
-    """A copy whose convolutions hold what autocast would round for every call; flow stays as it is.
-
-    The values are autocast's.
-    """
+    """A copy whose convolutions hold what autocast would round for every call, the same values."""
     out = copy.deepcopy(net)
-    flows = [module for module in out.modules() if isinstance(module, SPyNet)]
-    exact = {inner for flow in flows for inner in flow.modules()}
     for module in out.modules():
-        if isinstance(module, nn.Conv2d) and module not in exact:
+        if isinstance(module, nn.Conv2d):
             module.to(dtype)
     return out
 

@@ -17,6 +17,7 @@ from vrestore.models.layers import (
     pad_to_multiple,
     residual_blocks,
 )
+from vrestore.models.one_step import conv_lrelu
 from vrestore.models.shapes import Shapes
 from vrestore.models.temporal import Border, Features, WindowNetwork
 
@@ -72,20 +73,20 @@ class PCDAlignment(nn.Module):
         offset, feat = self.at("l2", nbr[1], ref[1], (twice(offset) * 2, twice(feat)))
         feat = lrelu(feat)
         offset, feat = self.at("l1", nbr[0], ref[0], (twice(offset) * 2, twice(feat)))
-        offset = lrelu(self.cas_offset_conv1(torch.cat((feat, ref[0]), 1)))
-        offset = lrelu(self.cas_offset_conv2(offset))
+        offset = conv_lrelu(self.cas_offset_conv1, torch.cat((feat, ref[0]), 1))
+        offset = conv_lrelu(self.cas_offset_conv2, offset)
         return lrelu(self.cas_dcnpack(feat, offset))
 
     def at(
         self, level: str, nbr: Tensor, ref: Tensor, coarser: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """One level: the features that the offsets are made of, and the aligned neighbour."""
-        offset = lrelu(self.offset_conv1[level](torch.cat((nbr, ref), 1)))
+        offset = conv_lrelu(self.offset_conv1[level], torch.cat((nbr, ref), 1))
         if coarser is None:
-            offset = lrelu(self.offset_conv2[level](offset))
+            offset = conv_lrelu(self.offset_conv2[level], offset)
             return offset, self.dcn_pack[level](nbr, offset)
-        offset = lrelu(self.offset_conv2[level](torch.cat((offset, coarser[0]), 1)))
-        offset = lrelu(self.offset_conv3[level](offset))
+        offset = conv_lrelu(self.offset_conv2[level], torch.cat((offset, coarser[0]), 1))
+        offset = conv_lrelu(self.offset_conv3[level], offset)
         feat = self.dcn_pack[level](nbr, offset)
         return offset, self.feat_conv[level](torch.cat((feat, coarser[1]), 1))
 
@@ -119,17 +120,17 @@ class TSAFusion(nn.Module):
         reference = self.temporal_attn1(aligned[self.center_frame_idx])
         alike = [(self.temporal_attn2(x) * reference).sum(1, keepdim=True) for x in aligned]
         weighted = torch.cat([x * torch.sigmoid(a) for x, a in zip(aligned, alike, strict=True)], 1)
-        feat = lrelu(self.feat_fusion(weighted))
+        feat = conv_lrelu(self.feat_fusion, weighted)
 
-        attn = lrelu(self.spatial_attn1(weighted))
-        attn = lrelu(self.spatial_attn2(pooled(attn)))
-        coarse = lrelu(self.spatial_attn_l1(attn))
-        coarse = lrelu(self.spatial_attn_l2(pooled(coarse)))
-        coarse = twice(lrelu(self.spatial_attn_l3(coarse)))
-        attn = lrelu(self.spatial_attn3(attn)) + coarse
-        attn = twice(lrelu(self.spatial_attn4(attn)))
+        attn = conv_lrelu(self.spatial_attn1, weighted)
+        attn = conv_lrelu(self.spatial_attn2, pooled(attn))
+        coarse = conv_lrelu(self.spatial_attn_l1, attn)
+        coarse = conv_lrelu(self.spatial_attn_l2, pooled(coarse))
+        coarse = twice(conv_lrelu(self.spatial_attn_l3, coarse))
+        attn = conv_lrelu(self.spatial_attn3, attn) + coarse
+        attn = twice(conv_lrelu(self.spatial_attn4, attn))
         attn = self.spatial_attn5(attn)
-        added: Tensor = self.spatial_attn_add2(lrelu(self.spatial_attn_add1(attn)))
+        added: Tensor = self.spatial_attn_add2(conv_lrelu(self.spatial_attn_add1, attn))
         return feat * torch.sigmoid(attn) * 2 + added
 
 
@@ -152,11 +153,11 @@ class PredeblurModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` -> features, at a quarter of the size where ``hr_in``."""
-        x = lrelu(self.conv_first(x))
+        x = conv_lrelu(self.conv_first, x)
         if self.hr_in:
-            x = lrelu(self.stride_conv_hr2(lrelu(self.stride_conv_hr1(x))))
-        l2 = lrelu(self.stride_conv_l2(x))
-        l3 = lrelu(self.stride_conv_l3(l2))
+            x = conv_lrelu(self.stride_conv_hr2, conv_lrelu(self.stride_conv_hr1, x))
+        l2 = conv_lrelu(self.stride_conv_l2, x)
+        l3 = conv_lrelu(self.stride_conv_l3, l2)
         l2 = self.resblock_l2_1(l2) + twice(self.resblock_l3(l3))
         x = self.resblock_l1[:2](x) + twice(self.resblock_l2_2(l2))
         out: Tensor = self.resblock_l1[2:](x)
@@ -232,12 +233,12 @@ class EDVRFeatureExtractor(nn.Module):
         if self.with_predeblur:
             l1 = self.conv_1x1(self.predeblur(frame))
         else:
-            l1 = lrelu(self.conv_first(frame))
+            l1 = conv_lrelu(self.conv_first, frame)
             if self.hr_in:
-                l1 = lrelu(self.stride_conv_hr2(lrelu(self.stride_conv_hr1(l1))))
+                l1 = conv_lrelu(self.stride_conv_hr2, conv_lrelu(self.stride_conv_hr1, l1))
         l1 = self.feature_extraction(l1)
-        l2 = lrelu(self.conv_l2_2(lrelu(self.conv_l2_1(l1))))
-        l3 = lrelu(self.conv_l3_2(lrelu(self.conv_l3_1(l2))))
+        l2 = conv_lrelu(self.conv_l2_2, conv_lrelu(self.conv_l2_1, l1))
+        l3 = conv_lrelu(self.conv_l3_2, conv_lrelu(self.conv_l3_1, l2))
         return l1, l2, l3
 
     def aligned_and_fused(self, pyramids: Sequence[Features]) -> Tensor:

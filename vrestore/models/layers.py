@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vrestore.models.one_step import conv_lrelu, conv_plus, conv_shuffle_lrelu
+
 TAIL_BAND_BYTES = 32 << 20  # of features at full size; 1.2 times as fast as the whole on a CPU
 TAIL_REACH = 2  # rows of its input that a row of its output sees beyond its own
 
@@ -20,8 +22,7 @@ class ResidualBlockNoBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C, H, W)``."""
-        out: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True))
-        return out + x
+        return conv_plus(self.conv2, conv_lrelu(self.conv1, x, 0.0), x)
 
 
 class ConvResidualBlocks(nn.Module):
@@ -37,7 +38,7 @@ class ConvResidualBlocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``."""
-        out: Tensor = self.main(x)
+        out: Tensor = self.main[2](conv_lrelu(self.main[0], x))
         return out
 
 
@@ -81,11 +82,11 @@ def _enlarged(
 ) -> Tensor:
     """All but ``above`` and ``below`` rows, which are there to be seen; fewer at each size."""
     seen_above, seen_below = (2 if reach else 0 for reach in (above, below))
-    x = F.leaky_relu(F.pixel_shuffle(upconv1(x), 2), 0.1, inplace=True)
+    x = conv_shuffle_lrelu(upconv1, x)
     x = _inner_rows(x, 2 * above - seen_above, 2 * below - seen_below)
-    x = F.leaky_relu(F.pixel_shuffle(upconv2(x), 2), 0.1, inplace=True)
+    x = conv_shuffle_lrelu(upconv2, x)
     x = _inner_rows(x, seen_above, seen_below)
-    out: Tensor = conv_last(F.leaky_relu(conv_hr(x), 0.1, inplace=True))
+    out: Tensor = conv_last(conv_lrelu(conv_hr, x))
     return _inner_rows(out, seen_above, seen_below)
 
 

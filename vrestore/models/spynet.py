@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vrestore.models.layers import warp
+from vrestore.models.one_step import conv_lrelu
 from vrestore.models.shapes import Shapes
 
 
@@ -27,7 +28,10 @@ class BasicModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, 8, h, w)``: reference, warped neighbour, flow -> residue ``(N, 2, h, w)``."""
-        out: Tensor = self.basic_module(x)
+        layers = list(self.basic_module)
+        for conv in layers[:-1:2]:
+            x = conv_lrelu(conv, x, 0.0)
+        out: Tensor = layers[-1](x)
         return out
 
 
