@@ -23,6 +23,13 @@ def small_basicvsr(seed: int = 0) -> BasicVSR:
     return net.requires_grad_(False)
 
 
+def small_basicvsr_same_size() -> BasicVSR:
+    """Its form of scale 1, every weight random."""
+    net = awake(BasicVSR(8, 1, hr_in=True, **SMALL_FLOW))
+    assert isinstance(net, BasicVSR)
+    return net
+
+
 def awake(net: nn.Module, seed: int = 0) -> nn.Module:
     """Every weight random, those too that start at zero; eval mode, no gradients."""
     generator = torch.Generator().manual_seed(seed)

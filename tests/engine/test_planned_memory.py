@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from networks import moving_clip, small_basicvsr, small_edvr
+from networks import moving_clip, small_basicvsr, small_basicvsr_same_size, small_edvr
 
 from vrestore.engine.costs import costs, measured
 from vrestore.engine.lengths import Lengths, fitting, need
@@ -43,6 +43,14 @@ def test_states_and_frames_cost_what_their_tensors_hold():
     held = 12 * found.moment + 8 * backward.state  # of chunk 8 and look-ahead 4
     carried = 2 * (backward.state + forward.state)
     assert found.bytes(8, 4) == held + carried + found.most + found.out
+
+
+def test_the_same_size_form_carries_a_sixteenth_and_holds_the_frame_twice():
+    """As it is and packed, padded from 13x18 to 16x20, with block means and two flows."""
+    found = costs(small_basicvsr_same_size(), 13, 18)
+    assert [p.state for p in found.passes] == [8 * 4 * 5 * 4] * 2
+    assert found.moment == (3 * 13 * 18 + (48 + 3 + 2 * 2) * 4 * 5) * 4
+    assert found.out == 3 * 13 * 18 * 4
 
 
 def test_more_frames_larger_pictures_and_wider_tiles_need_more():

@@ -5,6 +5,7 @@ import torch
 from networks import (
     moving_clip,
     small_basicvsr,
+    small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
     small_iconvsr,
@@ -19,6 +20,15 @@ from vrestore.models import int8
 from vrestore.models.catalogue import load_model
 from vrestore.models.int8 import Int8Conv, Int8ResidualBlock, in_int8, int8_is_possible
 from vrestore.models.layers import ResidualBlockNoBN
+
+SMALL = [
+    small_basicvsr,
+    small_basicvsr_same_size,
+    small_iconvsr,
+    small_basicvsrpp,
+    small_realbasicvsr,
+    small_edvr,
+]
 
 pytestmark = pytest.mark.skipif(
     not int8_is_possible(), reason="this torch has no integer convolutions for this CPU"
@@ -69,9 +79,7 @@ def test_what_a_residual_block_adds_to_is_not_rounded():
     assert torch.equal(still(x), x)
 
 
-@pytest.mark.parametrize(
-    "make", [small_basicvsr, small_iconvsr, small_basicvsrpp, small_realbasicvsr, small_edvr]
-)
+@pytest.mark.parametrize("make", SMALL)
 def test_every_network_has_an_int8_form_near_its_own(make, monkeypatch):
     monkeypatch.setattr("vrestore.engine.precision.NEAR_DB", 30)  # random weights are no network
     net = make()

@@ -11,6 +11,7 @@ from golden import assert_equals_golden, golden_case, in_container
 from networks import (
     moving_clip,
     small_basicvsr,
+    small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
     small_iconvsr,
@@ -38,7 +39,13 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "realbasicvsr_3pass": (RealBasicVSR, {"dynamic_refine_thres": 0}),
     "realbasicvsr_sequential": (RealBasicVSR, {"dynamic_refine_thres": 5}),
 }
-SMALL = [small_basicvsr, small_iconvsr, small_basicvsrpp, small_realbasicvsr]
+SMALL = [
+    small_basicvsr,
+    small_basicvsr_same_size,
+    small_iconvsr,
+    small_basicvsrpp,
+    small_realbasicvsr,
+]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,9 +67,12 @@ def test_any_shot_and_any_frame_size_work(make, frames, size):
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "make", [small_basicvsr_same_size, lambda: small_basicvsrpp(is_low_res_input=False)]
+)
 @pytest.mark.parametrize("size", [(1, 1), (6, 9), (18, 13)])
-def test_the_same_size_form_takes_any_frame_size(size):
-    out = small_basicvsrpp(is_low_res_input=False)(torch.rand(3, 3, *size))
+def test_a_same_size_form_takes_any_frame_size(make, size):
+    out = make()(torch.rand(3, 3, *size))
     assert out.shape == (3, 3, *size)
     assert out.isfinite().all()
 
