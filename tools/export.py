@@ -1,7 +1,7 @@
 """Ship a run's weights: ``python tools/export.py CONFIG runs/NAME FILE.safetensors``.
 
-The averaged weights go into the file; the figures are Y-PSNR over bicubic on whole validation
-clips (8 bit, crop 4), as the model card quotes them.
+The averaged weights go into the file; the figures are Y-PSNR over bicubic (over the input, of a
+network of scale 1) on whole validation clips (8 bit, crop 4), as the model card quotes them.
 """
 
 import argparse
@@ -46,9 +46,8 @@ def export(config_file: Path, folder: Path, target: Path) -> None:
         ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     save_network(net, target, {"steps": str(state["step"]), "licence": "Apache-2.0"})
-    gains = validate(
-        load_network(target), load_validation(config), torch.device("cpu"), frames=None
-    )
+    clips = load_validation(config, net.scale)
+    gains = validate(load_network(target), clips, torch.device("cpu"), frames=None)
     print(f"step {state['step']}, {target.stat().st_size / 2**20:.2f} MiB")
     for clip, gain in gains.items():
         print(f"| {clip} | {gain:+.2f} |")

@@ -1,12 +1,16 @@
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from train_material import tiny_config, tiny_material
 
-from vrestore.errors import InputError
+from vrestore.errors import InputError, UsageError
 from vrestore.models.layers import warp
 from vrestore.train.config import Data
 from vrestore.train.data import Batches, FlowPairs, Material, clip_view, photo_view, shrink
+from vrestore.train.real_world import RealWorld, Round, SecondRound
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +21,7 @@ def material():
 def test_lr_and_hr_crops_show_the_same_place(material):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        lq, gt = clip_view(rng, material.clips, 3, 12).pair(rng, None)
+        lq, gt = clip_view(rng, material.clips, 3, 12, 4).pair(rng, None)
         assert lq.shape == (3, 3, 12, 12)
         assert gt.shape == (3, 3, 48, 48)
         inner = slice(4, -4)
@@ -30,7 +34,7 @@ def test_synthetic_flow_is_the_motion_that_the_camera_made(material):
     rng = np.random.default_rng(3)
     warped_error, still_error = [], []
     for _ in range(12):
-        view, flow = photo_view(rng, material.photos, 2, 24)
+        view, flow = photo_view(rng, material.photos, 2, 24, 4)
         lq, _ = view.pair(rng, None)
         ref, supp = lq.float()
         place = torch.stack(torch.meshgrid(torch.arange(24), torch.arange(24), indexing="xy"))
@@ -46,8 +50,10 @@ def test_synthetic_flow_is_the_motion_that_the_camera_made(material):
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(material):
     config = tiny_config()
-    for make in (Batches, FlowPairs):
-        a, b = make(config, material), make(config, material)
+    for a, b in (
+        [Batches(config, material, 4) for _ in "ab"],
+        [FlowPairs(config, material) for _ in "ab"],
+    ):
         a[0]
         for x, y in zip(a[3], b[3], strict=True):
             assert torch.equal(x.nan_to_num(), y.nan_to_num())
@@ -57,3 +63,31 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(material):
 def test_a_folder_without_clips_is_named(tmp_path):
     with pytest.raises(InputError, match=r"clips/\*\.mp4"):
         Material.load(Data(validation=tmp_path, folder=tmp_path))
+
+
+def run_on(degradation, photo_share=0.5):
+    data = Data(Path("unused"), degradation=degradation, photo_share=photo_share, workers=0)
+    return dataclasses.replace(tiny_config(), data=data)
+
+
+@pytest.mark.parametrize("photo_share", [0.0, 1.0])
+def test_at_scale_1_input_and_truth_are_of_one_size_and_show_the_same_place(material, photo_share):
+    """Patches are counted in the input's pixels, at either scale."""
+    config = run_on("real", photo_share)
+    for step in range(3):
+        lq, gt = Batches(config, material, 1)[step]
+        assert lq.shape == gt.shape == (2, 3, 3, 12, 12)
+    quiet = {"blur_share": 0.0, "resize_odds": (0.0, 0.0, 1.0), "noise_share": 0.0}
+    nothing = quiet | {"jpeg_share": 0.0, "codec_share": 0.0}
+    real = RealWorld(Round(**nothing), SecondRound(**nothing), last_sinc_share=0.0)
+    for step in range(3):
+        lq, gt = Batches(dataclasses.replace(config, real=real), material, 1)[step]
+        assert torch.equal(lq, gt)
+
+
+@pytest.mark.parametrize("degradation", ["bi", "bd"])
+def test_a_reduction_leaves_nothing_to_undo_at_scale_1(material, degradation):
+    config = run_on(degradation)
+    with pytest.raises(UsageError, match=rf"'{degradation}' only makes .* say degradation = .real"):
+        Batches(config, material, 1)[0]
+    assert Batches(config, material, 4)[0][0].shape == (2, 3, 3, 12, 12)

@@ -133,7 +133,7 @@ def test_pictures_of_div2k_are_read_when_they_are_asked_for(tmp_path, monkeypatc
     assert len(material.photos) == 3
     assert torch.equal(material.photos[2], texture(2, 160, 240))
     assert torch.equal(Reduced(material.photos)[1], shrink(texture(1, 160, 240)[None])[0])
-    view, _ = photo_view(np.random.default_rng(0), material.photos, 3, 12)
+    view, _ = photo_view(np.random.default_rng(0), material.photos, 3, 12, 4)
     assert view.pair(np.random.default_rng(0), None)[0].shape == (3, 3, 12, 12)
     assert len(read) == 3
 
@@ -144,7 +144,7 @@ def test_only_the_frames_of_a_sample_are_read(reds, monkeypatch):
     monkeypatch.setattr(footage, "read_frames", lambda p: read.append(p) or read_frames(p))
     counts = []
     for seed in range(8):
-        clip_view(np.random.default_rng(seed), clips, 4, 12)
+        clip_view(np.random.default_rng(seed), clips, 4, 12, 4)
         counts.append(len(read))
         read.clear()
     assert set(counts) == {4, 3 + 4}  # of three places the first frames, where they are compared
@@ -162,7 +162,7 @@ def test_a_crop_is_reduced_as_if_the_whole_frame_had_been(box):
     """Margins reach as far as the filter, and at the frame's border it is the frame's."""
     pixels = frames(2)
     y, x = box
-    view = view_of(Held(pixels), range(2), Box(y, x, 48, 48))
+    view = view_of(Held(pixels), range(2), Box(y, x, 48, 48), 4)
     lq, gt = view.pair(np.random.default_rng(0), None)
     assert torch.equal(gt, pixels[..., y : y + 48, x : x + 48])
     whole = shrink(pixels)[..., y // 4 : y // 4 + 12, x // 4 : x // 4 + 12]
@@ -190,4 +190,4 @@ def test_sets_that_are_not_there_are_told(tmp_path):
 def test_clips_too_short_for_a_stage_are_told():
     clip = FrameFolder((), 64, 96)
     with pytest.raises(InputError, match="no clip has 5 frames of 48x48"):
-        Material([clip], Photographs()).fitting(5, 12)
+        Material([clip], Photographs()).fitting(5, 12, 4)

@@ -10,6 +10,7 @@ from train_material import SIZES, png, texture, tiny_config, tiny_material, tiny
 from vrestore.errors import ModelError, UsageError
 from vrestore.models.checkpoint import save_network
 from vrestore.models.resize import imresize
+from vrestore.models.temporal import FrameNetwork
 from vrestore.train import loop
 from vrestore.train.config import (
     Adversary,
@@ -128,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
         loop.train(tiny_config(), tmp_path, CPU, None)
     batch = torch.load(tmp_path / "bad_batch_0.pt", weights_only=True)
     assert batch["step"] == 0
-    assert torch.equal(batch["lq"], Batches(tiny_config(), tiny_material())[0][0])
+    assert torch.equal(batch["lq"], Batches(tiny_config(), tiny_material(), 4)[0][0])
     assert not (tmp_path / "state.pt").exists()
 
 
@@ -202,7 +203,7 @@ def test_every_kind_of_loss_counts(judges, kind):
     begin(net, config)
     judged = Judges.of(config, CPU)
     judged.discriminator.eval()  # its vectors stay
-    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material())[0])
+    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
     nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), 0.0)
     silent = dataclasses.replace(config.stage[1], **nothing)
     assert objective(net, lq, gt, silent, judged, config)[0] == 0
@@ -223,7 +224,7 @@ def test_a_teacher_that_makes_something_else_is_refused(judges, tmp_path):
     save_network(small_edvr(num_frame=3), tmp_path / "teacher.safetensors", {})
     config = with_everything(**judges)
     net = build_network(config.network)
-    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material())[0])
+    lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
     with pytest.raises(UsageError, match=r"\[teacher\]: it makes \(2, 1, 3, 48, 48\)"):
         objective(net, lq, gt, config.stage[0], Judges.of(config, CPU), config)
 
@@ -324,14 +325,59 @@ def test_validation_shows_what_training_shows(tmp_path):
     for t in range(4):
         png(tmp_path / "clip" / f"{t}.png", texture(5, 64, 96).roll(2 * t, -1))
     config = dataclasses.replace(tiny_config(), data=Data(tmp_path))
-    lr, hr = loop.load_validation(config, 3)["clip"]
+    lr, hr = loop.load_validation(config, 4, 3)["clip"]
     assert len(hr) == 3
     assert torch.equal(lr, shrink(hr))
     real = dataclasses.replace(config, data=Data(tmp_path, degradation="real"))
-    first, again = (loop.load_validation(real)["clip"][0] for _ in range(2))
+    first, again = (loop.load_validation(real, 4)["clip"][0] for _ in range(2))
     assert first.shape == (4, 3, 16, 24)
     assert torch.equal(first, again)
     assert not torch.equal(first[:3], lr)
+
+
+def test_at_scale_1_the_gain_is_over_the_input(tmp_path):
+    """A network that gives its input back gains nothing, and one that gives the truth all."""
+    hr = torch.stack([texture(5, 64, 96).roll(2 * t, -1) for t in range(3)])
+    for t, frame in enumerate(hr):
+        png(tmp_path / "clip" / f"{t}.png", frame)
+    config = dataclasses.replace(tiny_config(), data=Data(tmp_path, degradation="real"))
+    clips = loop.load_validation(config, 1)
+    lq, truth = clips["clip"]
+    assert lq.shape == truth.shape == hr.shape
+
+    class Given(FrameNetwork):
+        scale = 1
+
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def forward(self, x):
+            return x + self.error
+
+    error = (truth.float() - lq.float()) / 255
+    assert loop.validate(Given(0 * error), clips, CPU) == {"clip": 0.0}
+    halved = loop.validate(Given(error / 2), clips, CPU)["clip"]
+    assert halved == pytest.approx(6.02, abs=0.2)
+    nothing = dataclasses.replace(config, data=Data(tmp_path))
+    with pytest.raises(UsageError, match="nothing to undo"):
+        loop.load_validation(nothing, 1)
+
+
+def test_a_network_of_scale_1_learns_from_weights_of_scale_4(tmp_path):
+    for seed in range(2):
+        png(tmp_path / "photos" / f"{seed}.png", texture(seed, 160, 240))
+    for t in range(4):
+        png(tmp_path / "val" / "clip" / f"{t}.png", texture(5, 64, 96).roll(2 * t, -1))
+    save_network(build_network(SIZES["basicvsr"]), tmp_path / "x4.safetensors", {})
+    network = SIZES["basicvsr"] | {"hr_in": True, "weights": str(tmp_path / "x4.safetensors")}
+    data = Data(tmp_path / "val", div2k=tmp_path / "photos", degradation="real", workers=0)
+    config = dataclasses.replace(tiny_config(), network=network, data=data)
+    loop.train(config, tmp_path / "run", CPU, None)
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["1", "2", "3", "4", "5", "6"]
+    strip = read_frames(tmp_path / "run/strips/clip_0000006.png")[0]
+    assert strip.shape == (3, 64, 3 * 96)
+    assert not (tmp_path / "run" / "flow.pt").exists()
 
 
 def test_the_plot_draws_both_losses(tmp_path, on_made_pictures):

@@ -4,13 +4,23 @@ import dataclasses
 
 import pytest
 import torch
-from networks import moving_clip, small_basicvsr, small_edvr, small_iconvsr, small_realbasicvsr
+from networks import (
+    SMALL_FLOW,
+    awake,
+    moving_clip,
+    small_basicvsr,
+    small_basicvsr_same_size,
+    small_edvr,
+    small_iconvsr,
+    small_realbasicvsr,
+)
 from train_material import SIZES, tiny_config
 
 from vrestore.errors import ModelError, UsageError
+from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.checkpoint import save_network
 from vrestore.models.layers import ConvResidualBlocks
-from vrestore.models.temporal import WindowNetwork
+from vrestore.models.temporal import Seen, WindowNetwork
 from vrestore.train.config import FlowWarmUp
 from vrestore.train.network import (
     begin,
@@ -21,6 +31,7 @@ from vrestore.train.network import (
     let_learn,
     middle,
     restored,
+    take_weights,
 )
 
 
@@ -151,6 +162,34 @@ def test_weights_of_other_sizes_or_of_another_network_are_refused(tmp_path):
     config = dataclasses.replace(tiny_config(), network={"name": "realbasicvsr", **other})
     with pytest.raises(ModelError, match="nothing in common with RealBasicVSR"):
         begin(build_network(config.network), config)
+
+
+def test_a_same_size_basicvsr_begins_with_what_one_of_x4_sees(tmp_path):
+    """Its trunks make of blocks what the other's make of their means; it begins as the identity."""
+    x4, net = awake(BasicVSR(8, 1, **SMALL_FLOW), 3), small_basicvsr_same_size()
+    save_network(x4, tmp_path / "x4.safetensors", {})
+    assert take_weights(net, tmp_path / "x4.safetensors") == ()
+    _, packed, small = net.encode(Seen((torch.rand(1, 3, 13, 18),), 0, True, 0))
+    state = torch.rand(1, 8, 4, 5)
+    for name in ("backward_trunk", "forward_trunk"):
+        seen = net.get_submodule(name)(torch.cat((packed, state), 1))
+        expected = x4.get_submodule(name)(torch.cat((small, state), 1))
+        torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
+    widened = {"backward_trunk.main.0.weight", "forward_trunk.main.0.weight"}
+    last = {"conv_last.weight", "conv_last.bias"}
+    for key, value in x4.state_dict().items():
+        assert key in widened | last or torch.equal(net.state_dict()[key], value), key
+    clip = torch.rand(3, 3, 13, 18)
+    assert torch.equal(net(clip), clip)
+
+
+def test_a_same_size_basicvsr_takes_its_own_weights_as_they_are(tmp_path):
+    before = awake(BasicVSR(8, 1, hr_in=True, **SMALL_FLOW), 3)
+    save_network(before, tmp_path / "x1.safetensors", {})
+    net = small_basicvsr_same_size()
+    assert take_weights(net, tmp_path / "x1.safetensors") == ()
+    for key, value in before.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("flow", [None, FlowWarmUp()])

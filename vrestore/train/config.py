@@ -104,7 +104,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` in LR.
+    """``steps`` optimiser steps on ``batch`` clips, ``frames`` x ``patch`` x ``patch`` of input.
 
     The loss is ``loss`` times ``loss_share``, and as much of each other kind as its field says.
     ``sharpened``: against the truth after unsharp masking (Real-ESRGAN, sec. 3.4), all but ``gan``.

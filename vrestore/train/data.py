@@ -38,9 +38,12 @@ from vrestore.train.share import ALONE, Share
 HALO_PX = 16  # high-resolution margin around a patch: two reaches of the x1/4 kernel
 
 
-def shrink(frames: Tensor) -> Tensor:
-    """The field's BI input: MATLAB bicubic by 1/4, rounded to 8 bit; uint8 in and out."""
-    return bi(frames.float(), SCALE).round().clamp(0, 255).to(torch.uint8)
+def shrink(frames: Tensor, scale: int = SCALE) -> Tensor:
+    """The field's BI input: MATLAB bicubic by 1/4, rounded to 8 bit; uint8 in and out.
+
+    At scale 1 the frames as they are.
+    """
+    return bi(frames.float(), scale).round().clamp(0, 255).to(torch.uint8)
 
 
 def blur_and_shrink(frames: Tensor) -> Tensor:
@@ -48,11 +51,21 @@ def blur_and_shrink(frames: Tensor) -> Tensor:
     return bd(frames.float(), SCALE).round().clamp(0, 255).to(torch.uint8)
 
 
-def reduce_clip(rng: np.random.Generator, frames: Tensor, config: TrainConfig | None) -> Tensor:
-    """Low-resolution frames as the run asks for them, BI where there is none; uint8 in and out."""
-    kind = config.data.degradation if config else "bi"
-    if config is not None and kind == "real":
-        return degrade(rng, frames, config.real, SCALE)
+def reduce_clip(
+    rng: np.random.Generator, frames: Tensor, config: TrainConfig, scale: int
+) -> Tensor:
+    """What a network of that scale is to restore, as the run asks for it; uint8 in and out.
+
+    UsageError where that has nothing to restore.
+    """
+    kind = config.data.degradation
+    if kind == "real":
+        return degrade(rng, frames, config.real, scale)
+    if scale == 1:
+        raise UsageError(
+            f"[data]: degradation {kind!r} only makes frames smaller, and this network is to leave "
+            'them at their size: there is nothing to undo; say degradation = "real"'
+        )
     return blur_and_shrink(frames) if kind == "bd" else shrink(frames)
 
 
@@ -60,20 +73,23 @@ def reduce_clip(rng: np.random.Generator, frames: Tensor, config: TrainConfig | 
 class View:
     """What is seen ``(T, 3, H, W)`` uint8, the patch in it, and HR margins around that.
 
-    The margins are there so that a patch is reduced as if it had been cut afterwards.
+    ``scale``: how many pixels of it are one of the input, to a side. The margins are there so that
+    a patch is reduced as if it had been cut afterwards.
     """
 
     seen: Tensor
     patch: Box
+    scale: int
 
     def pair(self, rng: np.random.Generator, config: TrainConfig | None) -> tuple[Tensor, Tensor]:
         """LR ``(T, 3, p, p)`` and HR; BI where there is no ``config``."""
-        p = self.patch
+        p, scale = self.patch, self.scale
         gt = self.seen[..., p.top : p.top + p.height, p.left : p.left + p.width]
         if config is not None and config.data.degradation == "real":
-            return reduce_clip(rng, gt, config), gt  # the papers cut first: margins are no matter
-        low = reduce_clip(rng, self.seen, config)
-        top, left, height, width = (v // SCALE for v in (p.top, p.left, p.height, p.width))
+            # The papers cut first: margins are no matter.
+            return reduce_clip(rng, gt, config, scale), gt
+        low = reduce_clip(rng, self.seen, config, scale) if config else shrink(self.seen, scale)
+        top, left, height, width = (v // scale for v in (p.top, p.left, p.height, p.width))
         return low[..., top : top + height, left : left + width], gt
 
 
@@ -110,9 +126,9 @@ class Material:
             raise UsageError("[data]: name folder, reds, vimeo90k, videos or div2k")
         return Material(clips, Photographs(photos, files_of_photos))
 
-    def fitting(self, frames: int, patch: int) -> list[Clip]:
+    def fitting(self, frames: int, patch: int, scale: int) -> list[Clip]:
         """The clips that are long and large enough; InputError where nothing at all is."""
-        size = patch * SCALE
+        size = patch * scale
         found = [c for c in self.clips if c.frames >= frames and min(c.height, c.width) >= size]
         if not found and not self.photos:
             raise InputError(
@@ -122,16 +138,19 @@ class Material:
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step`` is this process's share of that step's batch: LR ``(n, T, 3, p, p)``, HR x4.
+    """Item ``step`` is this process's share of that step's batch: LR ``(n, T, 3, p, p)``, and HR.
 
-    uint8. Sample i of the whole batch is the same whoever makes it.
+    uint8; HR ``scale`` times as large. Sample i of the whole batch is the same whoever makes it.
     """
 
-    def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
+    def __init__(
+        self, config: TrainConfig, material: Material, scale: int, share: Share = ALONE
+    ) -> None:
         self.config = config
         self.material = material
+        self.scale = scale
         self.share = share
-        self.fitting = {s: material.fitting(s.frames, s.patch) for s in config.stage}
+        self.fitting = {s: material.fitting(s.frames, s.patch, scale) for s in config.stage}
 
     def __len__(self) -> int:
         return self.config.steps
@@ -143,9 +162,9 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         for i in range(self.share.rank, stage.batch, self.share.world):
             rng = np.random.default_rng((self.config.seed, 0, step, i))
             if photos and (rng.random() < self.config.data.photo_share or not clips):
-                view, _ = photo_view(rng, photos, stage.frames, stage.patch)
+                view, _ = photo_view(rng, photos, stage.frames, stage.patch, self.scale)
             else:
-                view = clip_view(rng, clips, stage.frames, stage.patch)
+                view = clip_view(rng, clips, stage.frames, stage.patch, self.scale)
             samples.append(augment(rng, *view.pair(rng, self.config)))
         return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
 
@@ -154,7 +173,8 @@ class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
     """Item ``step``: LR pairs ``(N, 2, 3, p, p)`` uint8, true flows ``(N, 2, p, p)`` or NaN.
 
     First small motions of photographs only; after ``tied_steps`` every motion, and clips as well.
-    All are clean reductions (BI): motion is learned before dirt.
+    All are clean reductions (BI) by 4, whatever the network's scale: one of the same size finds its
+    flow in frames so reduced. Motion is learned before dirt.
     """
 
     def __init__(self, config: TrainConfig, material: Material, share: Share = ALONE) -> None:
@@ -165,7 +185,7 @@ class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
             raise UsageError(
                 "[flow]: its warm-up needs photographs; name div2k, or weights instead"
             )
-        self.clips = material.fitting(2, self.plan.patch)
+        self.clips = material.fitting(2, self.plan.patch, SCALE)
         self.reduced = Reduced(material.photos)
 
     def __len__(self) -> int:
@@ -182,10 +202,10 @@ class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
             if tied:
                 lq, truth = gentle_pair(rng, self.reduced, flow.tied_patch, flow.tied_reach)
             elif i % 2 == 0 or not self.clips:
-                view, truth = photo_view(rng, self.photos, 2, flow.patch)
+                view, truth = photo_view(rng, self.photos, 2, flow.patch, SCALE)
                 lq, _ = view.pair(rng, None)
             else:
-                lq, _ = clip_view(rng, self.clips, 2, flow.patch).pair(rng, None)
+                lq, _ = clip_view(rng, self.clips, 2, flow.patch, SCALE).pair(rng, None)
                 truth = torch.full((2, flow.patch, flow.patch), math.nan)
             pairs.append(lq)
             truths.append(truth)
@@ -212,41 +232,43 @@ def batches(data: Dataset[Any], first: int, workers: int) -> DataLoader[Any]:
     return DataLoader(data, batch_size=None, sampler=rest, num_workers=workers)
 
 
-def clip_view(rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int) -> View:
+def clip_view(
+    rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int, scale: int
+) -> View:
     """A place and time of a clip; of three, mostly the most detailed.
 
     What is soft teaches little: bicubic enlarges it as well. Of the others only the first frame is
     read.
     """
-    places = [random_place(rng, clips, frames, patch) for _ in range(3)]
+    places = [random_place(rng, clips, frames, patch, scale) for _ in range(3)]
     chosen = places[-1]
     if rng.random() < 0.6:
-        firsts = (view_of(clip, times[:1], box) for clip, times, box in places)
+        firsts = (view_of(clip, times[:1], box, scale) for clip, times, box in places)
         scores = [detail(view.pair(rng, None)[0][0]) for view in firsts]
         chosen = places[max(range(3), key=lambda i: (scores[i], i))]
-    return view_of(*chosen)
+    return view_of(*chosen, scale)
 
 
 def random_place(
-    rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int
+    rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int, scale: int
 ) -> tuple[Clip, range, Box]:
     """Any clip, frames and patch of it, one in ten at twice the speed."""
     clip = clips[int(rng.integers(len(clips)))]
     stride = 2 if rng.random() < 0.1 and clip.frames > 2 * frames else 1
     t = int(rng.integers(clip.frames - (frames - 1) * stride))
-    y = int(rng.integers(clip.height // SCALE - patch + 1))
-    x = int(rng.integers(clip.width // SCALE - patch + 1))
+    y = int(rng.integers(clip.height // scale - patch + 1))
+    x = int(rng.integers(clip.width // scale - patch + 1))
     times = range(t, t + (frames - 1) * stride + 1, stride)
-    return clip, times, Box(y * SCALE, x * SCALE, patch * SCALE, patch * SCALE)
+    return clip, times, Box(y * scale, x * scale, patch * scale, patch * scale)
 
 
-def view_of(clip: Clip, times: Sequence[int], box: Box) -> View:
+def view_of(clip: Clip, times: Sequence[int], box: Box, scale: int) -> View:
     """The patch with as much around it as reaches it, or as there is up to the frame's border."""
     top, left = max(box.top - HALO_PX, 0), max(box.left - HALO_PX, 0)
     bottom = min(box.top + box.height + HALO_PX, clip.height)
     right = min(box.left + box.width + HALO_PX, clip.width)
     seen = clip.crop(times, Box(top, left, bottom - top, right - left))
-    return View(seen, Box(box.top - top, box.left - left, box.height, box.width))
+    return View(seen, Box(box.top - top, box.left - left, box.height, box.width), scale)
 
 
 def detail(picture: Tensor) -> float:
@@ -256,17 +278,17 @@ def detail(picture: Tensor) -> float:
 
 
 def photo_view(
-    rng: np.random.Generator, photos: Sequence[Tensor], frames: int, patch: int
+    rng: np.random.Generator, photos: Sequence[Tensor], frames: int, patch: int, scale: int
 ) -> tuple[View, Tensor]:
     """A photograph under the synthetic camera, and the exact LR flow from frame 0 to frame 1.
 
     Flow ``(2, p, p)`` in LR pixels.
     """
     photo = photos[int(rng.integers(len(photos)))]
-    side = patch * SCALE
+    side = patch * scale
     seen, cameras = moving_views(rng, photo, frames, side + 2 * HALO_PX)
-    flow = flow_between(cameras[0], cameras[min(1, frames - 1)], patch, SCALE)
-    return View(seen, Box(HALO_PX, HALO_PX, side, side)), flow
+    flow = flow_between(cameras[0], cameras[min(1, frames - 1)], patch, scale)
+    return View(seen, Box(HALO_PX, HALO_PX, side, side), scale), flow
 
 
 def augment(rng: np.random.Generator, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vrestore.errors import InputError
 
-SCALE = 4
+SCALE = 4  # the field's; what all sides are multiples of
 REDS4 = frozenset({"000", "011", "015", "020"})  # what the field tests on
 
 

@@ -71,7 +71,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     judges = Judges.of(config, device)
     material = Material.load(config.data)
-    validation = load_validation(config, VALIDATED_FRAMES) if share.rank == 0 else {}
+    validation = load_validation(config, net.scale, VALIDATED_FRAMES) if share.rank == 0 else {}
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
     run.mkdir(parents=True, exist_ok=True)
 
@@ -99,7 +99,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
 
     losses: list[float] = []
     tick = time.monotonic()
-    for lq, gt in batches(Batches(config, material, share), step, config.data.workers):
+    samples = Batches(config, material, net.scale, share)
+    for lq, gt in batches(samples, step, config.data.workers):
         stage = config.stage_at(step)
         let_learn(net, step, config.optimiser, new)
         for group in optimiser.param_groups:
@@ -222,9 +223,9 @@ def update_average(ema: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 def load_validation(
-    config: TrainConfig, frames: int | None = None
+    config: TrainConfig, scale: int, frames: int | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The first ``frames`` of every clip there: name -> (LR, HR), uint8; reduced as in training.
+    """The first ``frames`` of every clip there: name -> (LR, HR), uint8; LR made as in training.
 
     What is random in that is drawn from the clip's name: it is the same at every validation.
     """
@@ -237,7 +238,7 @@ def load_validation(
         else:
             continue
         rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
-        clips[path.stem] = (reduce_clip(rng, hr, config), hr)
+        clips[path.stem] = (reduce_clip(rng, hr, config, scale), hr)
     return clips
 
 
@@ -252,6 +253,7 @@ def validate(
 ) -> dict[str, float]:
     """Y-PSNR over bicubic in dB (8 bit, crop 4), mean of each clip's first ``frames`` frames.
 
+    Of a network of scale 1 it is over the input as it is.
     ``strips``: a folder that gets a picture of each clip's middle frame, named by ``step``.
     """
     gains = {}
@@ -259,9 +261,8 @@ def validate(
         x = (lr[:frames].to(device).float() / 255).contiguous()
         truth = luma(hr[:frames].to(device))
         output = restored(net, x)
-        scores = [
-            psnr(luma(to_8bit(y)), truth, crop=4).mean().item() for y in (output, imresize(x, 4))
-        ]
+        plain = imresize(x, net.scale)
+        scores = [psnr(luma(to_8bit(y)), truth, crop=4).mean().item() for y in (output, plain)]
         gains[name] = round(scores[0] - scores[1], 4)
         if strips is not None:
             i = len(x) // 2

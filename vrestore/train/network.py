@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vrestore.errors import ModelError, UsageError
+from vrestore.models.basicvsr import PACKED, BasicVSR
 from vrestore.models.checkpoint import ARCHITECTURES, load_module
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layers import ResidualBlockNoBN
@@ -88,9 +89,13 @@ def begin(net: Network, config: TrainConfig) -> tuple[str, ...]:
 def take_weights(net: nn.Module, path: Path) -> tuple[str, ...]:
     """What ``net`` and the checkpoint have in common, into ``net``; the names of what it lacks.
 
-    ModelError where they have nothing in common, or something of another size.
+    A BasicVSR of x4 can begin one of the same size. ModelError where they have nothing in common,
+    or something of another size.
     """
-    found, own = load_module(path).state_dict(), net.state_dict()
+    module, own = load_module(path), net.state_dict()
+    found = module.state_dict()
+    if isinstance(net, BasicVSR) and net.hr_in and isinstance(module, BasicVSR):
+        found = found if module.hr_in else seeing_blocks(found)
     common = {key: value for key, value in found.items() if key in own}
     for key, value in common.items():
         if value.shape != own[key].shape:
@@ -109,6 +114,23 @@ def take_weights(net: nn.Module, path: Path) -> tuple[str, ...]:
     if unused:
         log.info("%d of the file have no place here: %s ...", len(unused), ", ".join(unused[:3]))
     return new
+
+
+def seeing_blocks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A BasicVSR's x4 weights for the same-size form: of a block, trunks see the mean as before.
+
+    The weight of a colour goes, in equal shares, to the channels that its block is packed into.
+    What is added to the frame begins as nothing: the frame has the detail that x4 would add.
+    """
+    widened, pixels = dict(state), PACKED // 3
+    for last in ("conv_last.weight", "conv_last.bias"):
+        widened[last] = torch.zeros_like(state[last])
+    for trunk in ("backward_trunk", "forward_trunk"):
+        first = f"{trunk}.main.0.weight"
+        colours, features = state[first].tensor_split((3,), 1)
+        shared = colours.repeat_interleave(pixels, 1) / pixels
+        widened[first] = torch.cat((shared, features), 1)
+    return widened
 
 
 def initialise(net: nn.Module) -> None:

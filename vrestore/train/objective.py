@@ -43,7 +43,7 @@ class Judges:
 def objective(
     net: Network, lq: Tensor, gt: Tensor, stage: Stage, judges: Judges, config: TrainConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of clips ``(N, T, 3, h, w)``, ``gt`` x4, both in 0..1; what was made, its truth.
+    """The loss of clips ``(N, T, 3, h, w)``, ``gt`` scaled, in 0..1; what was made, its truth.
 
     Both ``(N, T', 3, H, W)``, float32, T' as ``network.forward`` gives it.
     """
