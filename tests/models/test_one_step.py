@@ -40,7 +40,9 @@ def test_one_step_has_the_values_of_the_layers_one_by_one(c_in, c_out, layout):
             wanted = F.leaky_relu(conv(x), slope)
             assert torch.allclose(one_step.conv_lrelu(conv, x, slope), wanted, 2**-7, 1e-3)
     conv = convolution(c_in, c_out)
-    assert torch.allclose(one_step.conv_plus(conv, x, other), conv(x) + other, 2**-7, 1e-2)
+    sum_ = conv(x) + other
+    assert torch.allclose(one_step.conv_plus(conv, x, other), sum_, 2**-7, 1e-2)
+    assert torch.allclose(one_step.conv_plus(conv, x, other.clone(), over=True), sum_, 2**-7, 1e-2)
     wanted = F.leaky_relu(F.pixel_shuffle(conv(x), 2), 0.1)
     assert torch.allclose(one_step.conv_shuffle_lrelu(conv, x), wanted, 2**-7, 1e-3)
 
@@ -79,6 +81,14 @@ def test_what_learns_goes_layer_by_layer():
     one_step.conv_plus(conv, one_step.conv_lrelu(conv, x, 0.0), x).sum().backward()
     assert conv.weight.grad is not None
     assert conv.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_only_what_nobody_needs_again_is_written_over():
+    block, x = ResidualBlockNoBN(16).to(HALF), picture(16)
+    before = x.clone()
+    block(x)
+    assert torch.equal(x, before)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from vrestore.models.layers import (
     pad_to_multiple,
     warp,
 )
+from vrestore.models.one_step import conv_lrelu
 from vrestore.models.shapes import Shapes
 from vrestore.models.spynet import SPyNet
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
@@ -116,7 +117,7 @@ class BasicVSR(RecurrentNetwork):
         else:
             state = picture.new_zeros(picture.shape[0], self.num_feat, *picture.shape[2:])
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
-        out: Tensor = trunk(torch.cat((picture, state), 1))
+        out: Tensor = trunk(torch.cat((picture.to(state.dtype), state), 1))
         return out
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
@@ -126,8 +127,8 @@ class BasicVSR(RecurrentNetwork):
         it.
         """
         frame = x[0]
-        fused = self.fusion(torch.cat((features["backward"], features["forward"]), 1))
-        fused = F.leaky_relu(fused, 0.1, inplace=True)
+        both = torch.cat((features["backward"], features["forward"]), 1)
+        fused = conv_lrelu(self.fusion, both)
         tail = (self.upconv1, self.upconv2, self.conv_hr, self.conv_last)
         h, w = (side * self.scale for side in frame.shape[2:])
         return enlarge_x4(fused, *tail)[..., :h, :w] + (frame if self.hr_in else bilinear_x4(frame))

@@ -84,8 +84,8 @@ class Int8ResidualBlock(nn.Module):
         self.conv1 = conv1
         self.conv2 = conv2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W) -> (N, C, H, W)``."""
+    def forward(self, x: Tensor, over: bool = False) -> Tensor:
+        """``(N, C, H, W) -> (N, C, H, W)``, in a place of its own."""
         inner = self.conv1.sums(self.conv1.rounded(x), relu_step=self.conv2.step)
         return self.conv2.sums(inner).add_(x)
 

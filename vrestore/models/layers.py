@@ -20,9 +20,9 @@ class ResidualBlockNoBN(nn.Module):
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W) -> (N, C, H, W)``."""
-        return conv_plus(self.conv2, conv_lrelu(self.conv1, x, 0.0), x)
+    def forward(self, x: Tensor, over: bool = False) -> Tensor:
+        """``(N, C, H, W) -> (N, C, H, W)``; ``over``: it may take the place of ``x``."""
+        return conv_plus(self.conv2, conv_lrelu(self.conv1, x, 0.0), x, over=over)
 
 
 class ConvResidualBlocks(nn.Module):
@@ -38,7 +38,9 @@ class ConvResidualBlocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``."""
-        out: Tensor = self.main[2](conv_lrelu(self.main[0], x))
+        out = conv_lrelu(self.main[0], x)
+        for block in self.main[2].children():
+            out = block(out, over=True)
         return out
 
 

@@ -25,10 +25,13 @@ def conv_lrelu(conv: nn.Module, x: Tensor, slope: float = 0.1) -> Tensor:
     return F.leaky_relu(conv(x), slope, inplace=True) if slope else F.relu(conv(x), inplace=True)
 
 
-def conv_plus(conv: nn.Module, x: Tensor, other: Tensor) -> Tensor:
-    """A convolution, plus ``other``: in half precision rounded once, not twice."""
+def conv_plus(conv: nn.Module, x: Tensor, other: Tensor, *, over: bool = False) -> Tensor:
+    """A convolution, plus ``other``: in half precision rounded once, not twice.
+
+    ``over``: nobody needs ``other`` again, and the sum may take its place.
+    """
     if _in_one_step(conv, x) and other.dtype == x.dtype:
-        return _plus(conv, x, other)
+        return _plus(conv, x, other, over)
     out: Tensor = conv(x)
     return out + other
 
@@ -80,7 +83,8 @@ def _one_step_is_known() -> bool:
         pairs = [
             (_lrelu(conv, x, conv.weight, conv.bias, 0.0), plain.relu()),
             (_lrelu(conv, x, conv.weight, conv.bias, 0.1), F.leaky_relu(plain, 0.1)),
-            (_plus(conv, x, x), plain + x),
+            (_plus(conv, x, x, over=False), plain + x),
+            (_plus(conv, x, x.clone(), over=True), plain + x),
         ]
     except (AttributeError, RuntimeError, TypeError):
         return False
@@ -94,11 +98,13 @@ def _lrelu(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, slop
     return out
 
 
-def _plus(conv: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
-    known = _known(conv, conv.weight, conv.bias)
-    out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-        x, other, *known, "add", None, None, [], None
-    )
+def _plus(conv: nn.Conv2d, x: Tensor, other: Tensor, over: bool) -> Tensor:
+    steps, known = torch.ops.mkldnn, _known(conv, conv.weight, conv.bias)
+    out: Tensor
+    if over:
+        out = steps._convolution_pointwise_.binary(other, x, *known, "add", None, None, [], None)
+    else:
+        out = steps._convolution_pointwise.binary(x, other, *known, "add", None, None, [], None)
     return out
 
 
