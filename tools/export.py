@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vrestore.errors import InputError, ModelError, VrestoreError
+from vrestore.errors import InputError, ModelError, UsageError, VrestoreError
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.train.config import read_config
 from vrestore.train.loop import load_state, load_validation, validate
@@ -23,8 +23,11 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="the TOML that the run was made from")
     parser.add_argument("folder", type=Path, help="the run")
     parser.add_argument("target", type=Path, help="a .safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
     try:
+        if args.target.exists() and not args.overwrite:
+            raise UsageError(f"{args.target}: is there already; --overwrite replaces it")
         export(args.config, args.folder, args.target)
     except VrestoreError as error:
         print(f"export.py: {error}", file=sys.stderr)

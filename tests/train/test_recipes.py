@@ -100,6 +100,11 @@ def test_a_second_run_begins_with_what_was_exported_of_the_first(made, tmp_path)
     exported = tool("export.py", run / "config.toml", run, weights)
     assert exported.returncode == 0, exported.stderr
     assert "| clip |" in exported.stdout
+    kept = weights.read_bytes()
+    again = tool("export.py", run / "config.toml", run, weights)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert weights.read_bytes() == kept
     config = read_config(second, [*tiny(second, made), f"network.weights='{weights}'"])
     net = build_network(config.network)
     assert all(name.startswith("fusion.") for name in begin(net, config))
