@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,29 +66,41 @@ class PCDAlignment(nn.Module):
         self.cas_offset_conv2 = conv(num_feat)
         self.cas_dcnpack = DCNv2Pack(num_feat, deformable_groups)
 
-    def forward(self, nbr: Sequence[Tensor], ref: Sequence[Tensor]) -> Tensor:
-        """Pyramids of three levels, finest first -> the neighbour's finest level, aligned."""
-        offset, feat = self.at("l3", nbr[2], ref[2], None)
-        feat = lrelu(feat)
-        offset, feat = self.at("l2", nbr[1], ref[1], (twice(offset) * 2, twice(feat)))
-        feat = lrelu(feat)
-        offset, feat = self.at("l1", nbr[0], ref[0], (twice(offset) * 2, twice(feat)))
-        offset = conv_lrelu(self.cas_offset_conv1, torch.cat((feat, ref[0]), 1))
+    def of_neighbour(self, pyramid: Features) -> Features:
+        """What the offsets of every level are made of, as far as the neighbour decides it.
+
+        The first convolution sees both frames, and is linear: a half for each, the neighbour's once
+        for all the windows that it is in, the reference's once for all the neighbours of a window.
+        """
+        return tuple(half(self.offset_conv1[k], x, 0) for k, x in self._levels(pyramid))
+
+    def of_reference(self, pyramid: Features) -> Features:
+        """The other halves, and the cascade's."""
+        levels = [half(self.offset_conv1[k], x, 1) for k, x in self._levels(pyramid)]
+        return *levels, half(self.cas_offset_conv1, pyramid[0], 1)
+
+    def forward(self, nbr: Features, of_nbr: Features, of_ref: Features) -> Tensor:
+        """A pyramid of three levels, finest first, and both halves -> its finest level, aligned."""
+        l1, l2, l3 = (lrelu(n + r) for n, r in zip(of_nbr, of_ref[:3], strict=True))
+        offset = conv_lrelu(self.offset_conv2["l3"], l3)
+        feat = lrelu(self.dcn_pack["l3"](nbr[2], offset))
+        offset, feat = self.at("l2", nbr[1], l2, (twice(offset) * 2, twice(feat)))
+        offset, feat = self.at("l1", nbr[0], l1, (twice(offset) * 2, twice(lrelu(feat))))
+        offset = lrelu(half(self.cas_offset_conv1, feat, 0) + of_ref[3])
         offset = conv_lrelu(self.cas_offset_conv2, offset)
         return lrelu(self.cas_dcnpack(feat, offset))
 
     def at(
-        self, level: str, nbr: Tensor, ref: Tensor, coarser: tuple[Tensor, Tensor] | None
+        self, level: str, nbr: Tensor, offset: Tensor, coarser: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """One level: the features that the offsets are made of, and the aligned neighbour."""
-        offset = conv_lrelu(self.offset_conv1[level], torch.cat((nbr, ref), 1))
-        if coarser is None:
-            offset = conv_lrelu(self.offset_conv2[level], offset)
-            return offset, self.dcn_pack[level](nbr, offset)
+        """A finer level: the features that the offsets are made of, and the aligned neighbour."""
         offset = conv_lrelu(self.offset_conv2[level], torch.cat((offset, coarser[0]), 1))
         offset = conv_lrelu(self.offset_conv3[level], offset)
         feat = self.dcn_pack[level](nbr, offset)
         return offset, self.feat_conv[level](torch.cat((feat, coarser[1]), 1))
+
+    def _levels(self, pyramid: Features) -> Iterator[tuple[str, Tensor]]:
+        return zip(("l1", "l2", "l3"), pyramid, strict=True)
 
 
 class TSAFusion(nn.Module):
@@ -229,7 +241,10 @@ class EDVRFeatureExtractor(nn.Module):
         }
 
     def pyramid(self, frame: Tensor) -> Features:
-        """One frame at three sizes, finest first; its sides must divide by 4 (hr_in: 16)."""
+        """One frame at three sizes, finest first; its sides must divide by 4 (hr_in: 16).
+
+        Behind them what alignment makes of it as a neighbour.
+        """
         if self.with_predeblur:
             l1 = self.conv_1x1(self.predeblur(frame))
         else:
@@ -239,12 +254,12 @@ class EDVRFeatureExtractor(nn.Module):
         l1 = self.feature_extraction(l1)
         l2 = conv_lrelu(self.conv_l2_2, conv_lrelu(self.conv_l2_1, l1))
         l3 = conv_lrelu(self.conv_l3_2, conv_lrelu(self.conv_l3_1, l2))
-        return l1, l2, l3
+        return l1, l2, l3, *self.pcd_align.of_neighbour((l1, l2, l3))
 
     def aligned_and_fused(self, pyramids: Sequence[Features]) -> Tensor:
         """The features of a window, aligned to its reference frame, as one: ``(N, C, H, W)``."""
-        reference = pyramids[self.center_frame_idx]
-        aligned = [self.pcd_align(pyramid, reference) for pyramid in pyramids]
+        of_reference = self.pcd_align.of_reference(pyramids[self.center_frame_idx][:3])
+        aligned = [self.pcd_align(p[:3], p[3:], of_reference) for p in pyramids]
         fused: Tensor = self.fusion(aligned if self.with_tsa else torch.cat(aligned, 1))
         return fused
 
@@ -324,6 +339,16 @@ class EDVR(EDVRFeatureExtractor, WindowNetwork):
         x = enlarge_x4(x, self.upconv1, self.upconv2, self.conv_hr, self.conv_last)
         h, w = (side * self.scale for side in frame.shape[2:])
         return x[..., :h, :w] + (frame if self.hr_in else bilinear_x4(frame))
+
+
+def half(conv: nn.Module, x: Tensor, which: int) -> Tensor:
+    """What a convolution of two joined features makes of the first or the second of them.
+
+    The bias goes with the second.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.chunk(2, 1)[which]
+    return F.conv2d(x, weight, conv.bias if which else None, conv.stride, conv.padding)
 
 
 def lrelu(x: Tensor) -> Tensor:
