@@ -10,7 +10,6 @@ the machine does strikes both alike.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from table import show
+from table import peak_mib, show
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -141,7 +140,7 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
     assert result is not None
     torch.save(result.cpu().clamp(0, 1), out)
     if args.device == "cpu":
-        found["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        found["peak_MiB"] = peak_mib()
     else:
         found["peak_MiB"] = torch.cuda.max_memory_allocated() // 2**20
     return found

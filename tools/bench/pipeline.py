@@ -8,14 +8,13 @@ a short run, each in a process of its own. Writes ``pipeline.json`` beside itsel
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from table import commit
+from table import commit, peak_mib
 
 FILM = "mandelbrot=s={size}:r=25:maxiter=200,noise=alls=20:allf=t"
 
@@ -118,18 +117,18 @@ def memory(model: str, folder: Path) -> dict[str, object]:
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[frames] = int(out.split()[-1])
     return {
-        "peak_200_frames_MiB": peaks[200] // 1024,
-        "peak_20000_frames_MiB": peaks[20_000] // 1024,
+        "peak_200_frames_MiB": peaks[200],
+        "peak_20000_frames_MiB": peaks[20_000],
         "peak_ratio": round(peaks[20_000] / peaks[200], 3),
     }
 
 
 def peak(film: Path, model: str) -> None:
-    """Restore, then print this process's peak in KiB."""
+    """Restore, then print this process's peak in MiB."""
     from vrestore import restore
 
     restore(film, film.with_suffix(".out.mp4"), model=model)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_mib())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def cpu_threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def peak_mib() -> int:
+    """The most memory that this process held.
+
+    Of Linux, where getrusage begins with what the parent held.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def commit() -> str:

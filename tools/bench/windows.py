@@ -5,12 +5,11 @@ both, their ratio, peak memory beyond the weights, and that the pictures are the
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Callable, Iterator
 
 import torch
-from table import show
+from table import peak_mib, show
 from torch import Tensor
 
 from vrestore.engine.precision import InPrecision
@@ -54,7 +53,8 @@ def main() -> None:
             start = time.perf_counter()
             outputs[way] = [frame.cpu() for frame in frames()]
             best[way] = min(best[way], time.perf_counter() - start)
-            peaks[way] = peak_mib(args.device)
+            gpu = args.device != "cpu"
+            peaks[way] = torch.cuda.max_memory_allocated() >> 20 if gpu else peak_mib()
     same = all(torch.equal(a, b) for a, b in zip(outputs["ring"], outputs["naive"], strict=True))
     rows = [
         {
@@ -67,13 +67,6 @@ def main() -> None:
         for way, seconds in best.items()
     ]
     show(__file__, rows, args.device)
-
-
-def peak_mib(device: str) -> int:
-    """On a GPU what torch had at most; on a CPU what the process had at most so far."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 if __name__ == "__main__":
