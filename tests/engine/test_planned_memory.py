@@ -147,5 +147,6 @@ def test_multiplications_are_those_of_the_layers_and_chunks_repeat_only_what_run
     once = found.work(None, 0, 100)
     assert found.work(50, 0, 100) == once
     backward, _ = found.passes
-    assert found.work(20, 10, 100) == once + 0.4 * backward.work  # 30, 30, 30, 30, 20 for 100
+    ahead = once + 0.4 * backward.work  # 30, 30, 30, 30, 20 for 100
+    assert found.work(20, 10, 100) == pytest.approx(ahead)
     assert found.work(20, 0, 100, exact=True) == once + found.entry + 0.5 * 2 * backward.work

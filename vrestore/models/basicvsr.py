@@ -127,8 +127,7 @@ class BasicVSR(RecurrentNetwork):
         it.
         """
         frame = x[0]
-        both = torch.cat((features["backward"], features["forward"]), 1)
-        fused = conv_lrelu(self.fusion, both)
+        fused = conv_lrelu(self.fusion, torch.cat((features["backward"], features["forward"]), 1))
         tail = (self.upconv1, self.upconv2, self.conv_hr, self.conv_last)
         h, w = (side * self.scale for side in frame.shape[2:])
         return enlarge_x4(fused, *tail)[..., :h, :w] + (frame if self.hr_in else bilinear_x4(frame))

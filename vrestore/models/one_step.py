@@ -33,7 +33,7 @@ def conv_plus(conv: nn.Module, x: Tensor, other: Tensor, *, over: bool = False) 
     if _in_one_step(conv, x) and other.dtype == x.dtype:
         return _plus(conv, x, other, over)
     out: Tensor = conv(x)
-    return out + other
+    return out.add_(other) if out.dtype == other.dtype else out + other
 
 
 def conv_shuffle_lrelu(conv: nn.Module, x: Tensor) -> Tensor:
