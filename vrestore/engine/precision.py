@@ -62,8 +62,7 @@ class InPrecision:
             return function(*args, **kwargs)
 
     def _float32(self) -> AbstractContextManager[None]:
-        """Convolutions of float32 on a GPU: those that were asked for have all their bits, the flow
-        of a network in half precision has TF32's ten, at several times the speed."""
+        """On a GPU, float32 that was asked for has all its bits: convolutions without TF32."""
         if self.device.type != "cuda":
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.precision != "fp32")

@@ -1,9 +1,9 @@
 """Convolutions with what follows them in one step, in bfloat16 on a CPU that only infers.
 
 Features are then written once, and not read again to be activated or added to: where the CPU
-multiplies bfloat16 fast (AMX), that takes as long as the convolution. oneDNN does it. Everywhere
-else these are the plain layers; in float32 too, which gains 3% only and must have the same bits
-with gradients and without.
+multiplies bfloat16 fast (AMX), that takes a third of the convolutions' time. oneDNN does it.
+Everywhere else these are the plain layers; in float32 too, which gains 3% only and must have the
+same bits with gradients and without.
 """
 
 from __future__ import annotations
