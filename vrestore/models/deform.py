@@ -123,7 +123,8 @@ def row_kernel(
     kernel_x = (torch.arange(kw, dtype=wide) * dilation[1] - padding[1]).repeat(kh)
     stiff_y = torch.arange(h_out)[:, None, None] * stride[0] + kernel_y.repeat(deform_groups)
     stiff_x = torch.arange(w_out)[:, None] * stride[1] + kernel_x.repeat(deform_groups)
-    flat_weight = weight.reshape(c_out, deform_groups, each, points).transpose(2, 3).flatten(1)
+    flat_weight = weight.reshape(c_out, deform_groups, each, points).transpose(2, 3)
+    pointwise = flat_weight.reshape(c_out, -1, 1, 1).to(memory_format=torch.channels_last)
     pictures, moves, masks = (t.permute(0, 2, 3, 1) for t in (x, offset, mask))
     bands = []
     for i in range(n):
@@ -150,8 +151,9 @@ def row_kernel(
                 torch.sub(line, share[..., corner + 1], out=share[..., corner])
             bags, shares = index.reshape(-1, 4), share.reshape(-1, 4)
             samples = F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-            columns = samples.to(weight.dtype).reshape(end - top, w_out, -1)
-            bands.append(F.linear(columns, flat_weight, bias))
+            columns = samples.to(weight.dtype).reshape(1, end - top, w_out, -1).permute(0, 3, 1, 2)
+            # As a convolution: on several threads oneDNN's multiplies half as fast again as MKL.
+            bands.append(F.conv2d(columns, pointwise, bias)[0].permute(1, 2, 0))
     return torch.cat(bands).reshape(n, h_out, w_out, c_out).permute(0, 3, 1, 2)
 
 
