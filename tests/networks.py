@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR
+from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.realbasicvsr import RealBasicVSR
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
@@ -27,6 +28,12 @@ def small_basicvsr_same_size() -> BasicVSR:
     """Its form of scale 1, every weight random."""
     net = awake(BasicVSR(8, 1, hr_in=True, **SMALL_FLOW))
     assert isinstance(net, BasicVSR)
+    return net
+
+
+def small_frbasicvsr() -> FRBasicVSR:
+    net = awake(FRBasicVSR(8, 1, **SMALL_FLOW))
+    assert isinstance(net, FRBasicVSR)
     return net
 
 

@@ -8,6 +8,7 @@ from networks import (
     small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
+    small_frbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -21,6 +22,7 @@ SMALL = (
     small_basicvsr,
     small_basicvsr_same_size,
     small_basicvsrpp,
+    small_frbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
     small_edvr,

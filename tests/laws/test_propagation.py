@@ -15,6 +15,7 @@ from networks import (
     small_basicvsr,
     small_basicvsr_same_size,
     small_basicvsrpp,
+    small_frbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -28,6 +29,7 @@ EVERY = [
     small_basicvsr_same_size,
     small_iconvsr,
     small_basicvsrpp,
+    small_frbasicvsr,
     small_realbasicvsr,
     GridNetwork,
 ]

@@ -14,6 +14,7 @@ from networks import (
     small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
+    small_frbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -44,6 +45,7 @@ SMALL = [
     small_basicvsr_same_size,
     small_iconvsr,
     small_basicvsrpp,
+    small_frbasicvsr,
     small_realbasicvsr,
 ]
 
@@ -57,7 +59,9 @@ def test_output_equals_the_reference(name: str, tmp_path: Path) -> None:
     assert_equals_golden(case, net(case.inputs["x"]), "y")
 
 
-@pytest.mark.parametrize("make", [small_iconvsr, small_basicvsrpp, small_realbasicvsr])
+@pytest.mark.parametrize(
+    "make", [small_iconvsr, small_basicvsrpp, small_frbasicvsr, small_realbasicvsr]
+)
 @pytest.mark.parametrize("frames", [1, 2, 4])
 @pytest.mark.parametrize("size", [(1, 1), (6, 9), (17, 12)])
 def test_any_shot_and_any_frame_size_work(make, frames, size):

@@ -74,16 +74,20 @@ class BasicVSR(RecurrentNetwork):
     @staticmethod
     def sizes(shapes: Shapes) -> dict[str, Any]:
         """The constructor's arguments, read off a checkpoint."""
-        num_feat, first = shapes.size("fusion.weight"), "backward_trunk.main.0.weight"
-        picture_channels = shapes.size(first, 1) - num_feat
+        sizes, first = BasicVSR.common_sizes(shapes), "backward_trunk.main.0.weight"
+        picture_channels = shapes.size(first, 1) - sizes["num_feat"]
         if picture_channels not in (3, PACKED):
             raise LookupError(first)
+        return sizes | {"hr_in": picture_channels == PACKED}
+
+    @staticmethod
+    def common_sizes(shapes: Shapes) -> dict[str, Any]:
+        """Those arguments that do not depend on what the trunks see."""
         return {
-            "num_feat": num_feat,
+            "num_feat": shapes.size("fusion.weight"),
             "num_block": shapes.count(r"backward_trunk\.main\.2\.(\d+)\."),
             "num_tail_feat": shapes.size("conv_hr.weight"),
             **{f"spynet_{k}": v for k, v in SPyNet.sizes(shapes.under("spynet.")).items()},
-            "hr_in": picture_channels == PACKED,
         }
 
     def encode(self, seen: Seen) -> Features:

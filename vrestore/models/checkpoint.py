@@ -25,6 +25,7 @@ from vrestore.errors import ModelError, OutputError
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR, EDVRFeatureExtractor
+from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layouts import basicsr_name
 from vrestore.models.published import told_of
@@ -54,6 +55,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     BasicVSRPlusPlus,
     EDVR,
     EDVRFeatureExtractor,
+    FRBasicVSR,
     IconVSR,
     RealBasicVSR,
     SPyNet,

@@ -145,7 +145,8 @@ def initialise(net: nn.Module) -> None:
             module.weight.data.mul_(0.1 if module in small else 1)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d) and name.endswith(("conv_last", "image_cleaning.1")):
+        paints = name.endswith(("conv_last", "image_cleaning.1", "picture"))
+        if isinstance(module, nn.Conv2d) and paints:
             module.weight.data.mul_(0.1)
         if isinstance(module, SPyNet):
             for level in module.basic_module:
