@@ -21,7 +21,7 @@ setup(
     },
     install_requires=[
         "torch>=2.6",
-        "av>=13",
+        "av>=14",
         "numpy",
         "ffmpeg-python",
         "imageio-ffmpeg",

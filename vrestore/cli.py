@@ -90,6 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
         "lists, or a checkpoint")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
     add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
+    add("--hwaccel", metavar="KIND",
+        help="what a GPU's video engine does of reading and, without --codec, writing: none "
+        "(default), cuda (NVDEC and NVENC), auto (what there is), or another name of FFmpeg's, to "
+        "read")  # fmt: skip
     add("--offline", action="store_true", default=None, help="fetch no weights")
     add("--config", type=Path, metavar="TOML", help="options from a file; flags win over it")
     add("--overwrite", action="store_true", default=None, help="replace outputs that exist")

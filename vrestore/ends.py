@@ -11,6 +11,7 @@ from vrestore.options import RestoreOptions
 from vrestore.video.decode import Decoder
 from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
 from vrestore.video.frame import VideoInfo
+from vrestore.video.hwaccel import check_device, device_for
 from vrestore.video.pictures import (
     PICTURE_SUFFIXES,
     PICTURES_A_SECOND,
@@ -33,12 +34,15 @@ def look(source: Path, options: RestoreOptions) -> VideoInfo:
 
 
 def open_reader(info: VideoInfo, options: RestoreOptions) -> Decoder | PictureReader:
-    """An iterable of ``Frame``s, in the order in which they are shown."""
+    """An iterable of ``Frame``s, in the order in which they are shown; UsageError where the device
+    that was asked for is not there."""
+    check_device(options.hwaccel)
     if info.container == "pictures":
         if options.start is not None or options.end is not None:
             raise UsageError(f"{info.path}: pictures have no time; leave --start and --end out")
         return PictureReader(info)
-    return Decoder(info, start=options.start, end=options.end)
+    device = device_for(info, options.hwaccel)
+    return Decoder(info, start=options.start, end=options.end, device=device)
 
 
 def open_writer(
@@ -54,6 +58,7 @@ def open_writer(
         preset=options.preset,
         pix_fmt=options.pix_fmt,
         bitrate=options.bitrate,
+        nvenc=options.hwaccel in ("auto", "cuda"),
     )
     return Encoder(
         target,

@@ -21,14 +21,16 @@ class RestoreOptions:
     film made of pictures, None = 25. ``chunk`` and ``tile`` None: what fits the memory at hand;
     the program may take ``memory`` bytes of it. ``start`` and ``end``: seconds from the first
     frame, ``[start, end)``. ``crf``, ``preset``, ``bitrate``, ``pix_fmt``: ffmpeg's, None = a
-    visually lossless default of the codec. ``offline``: weights that are not on this machine are
-    not fetched.
+    visually lossless default of the codec. ``hwaccel``: which video engine decodes the film, in
+    FFmpeg's names, or ``auto``; with that and ``cuda`` NVENC encodes it where no codec is named and
+    it can. ``offline``: weights that are not on this machine are not fetched.
     """
 
     model: str = "basicvsr"
     weights: Path | None = None
     scale: float | None = None
     device: str = "auto"
+    hwaccel: str = "none"
     precision: str = "auto"
     propagation: str = "lookahead"
     chunk: int | None = None

@@ -54,13 +54,13 @@ def restore(
     source = Path(source)
     target = target_for(source, Path(target) if target else None)
     info = look(source, options)
+    reader = open_reader(info, options)
     restorer = restorer or load_restorer(options)
     scale = options.scale or restorer.scale
     width, height = round(info.width * scale), round(info.height * scale)
     if min(width, height) < 1:
         raise UsageError(f"{source}: {info.width}x{info.height} times {scale:g} leaves no picture")
     expected = frames_expected(info, options)
-    reader = open_reader(info, options)
     started = time.monotonic()
     frame_count = shot_count = 0
     told_before = len(restorer.told)

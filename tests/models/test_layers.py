@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from networks import small_basicvsr
 from torch import Tensor, nn
 
 from vrestore.models import layers
-from vrestore.models.layers import enlarge_x4
+from vrestore.models.layers import band_bytes, enlarge_x4
 
 
 def tail(features: int, last: int) -> list[nn.Conv2d]:
@@ -51,6 +53,42 @@ def test_a_band_sees_what_reaches_it_and_no_more(monkeypatch):
     whole = in_bands_of(12, x, parts, monkeypatch)
     monkeypatch.setattr(layers, "TAIL_REACH", 1)
     assert not torch.equal(in_bands_of(4, x, parts, monkeypatch), whole)
+
+
+@pytest.mark.parametrize(
+    ("properties", "bands"),
+    [
+        ({"L2_cache_size": 50 << 20}, 50 << 20),
+        ({"L2_cache_size": 4 << 20}, 32 << 20),
+        ({}, 32 << 20),
+    ],
+    ids=["H100", "T4", "a torch that does not say"],
+)
+def test_a_band_fills_the_cache_of_its_gpu(properties, bands, monkeypatch):
+    asked = []
+
+    def of(device):
+        asked.append(device)
+        return SimpleNamespace(**properties)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", of)
+    assert band_bytes(torch.device("cuda", 1)) == bands
+    assert asked == [torch.device("cuda", 1)]
+    assert band_bytes(torch.device("cpu")) == 32 << 20
+    assert len(asked) == 1
+
+
+def test_the_tail_goes_in_the_bands_of_its_device(monkeypatch):
+    parts, x, asked, tops = tail(8, 8), torch.zeros(1, 8, 12, 9), [], []
+    row_bytes = 16 * 9 * 8 * 4
+    monkeypatch.setattr(layers, "band_bytes", lambda device: asked.append(device) or 5 * row_bytes)
+    original = layers._enlarged
+    monkeypatch.setattr(
+        layers, "_enlarged", lambda x, *rest: tops.append(x.shape[2]) or original(x, *rest)
+    )
+    assert enlarge_x4(x, *parts).shape == (1, 3, 48, 36)
+    assert asked == [x.device]
+    assert tops == [5 + 2, 2 + 5 + 2, 2 + 2]
 
 
 def test_what_learns_is_not_cut(monkeypatch):

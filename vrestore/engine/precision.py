@@ -32,6 +32,11 @@ PRECISIONS = (*DTYPES, "int8")
 WORTH_IT = 1.25  # half precision must be this many times faster before ``auto`` takes it
 NEAR_DB = 45.0  # from float32: less can be seen to drift
 ROUNDS = 3  # by turns, so that what else the machine does strikes all alike
+# Of all pairs whose flow is found in one call, both ways. The widest layers of the published flow
+# network then hold 0.8 GB in float32.
+FLOW_BATCH_PX = 1 << 21
+
+Pair = tuple[Features, Features]
 
 
 class InPrecision:
@@ -50,6 +55,7 @@ class InPrecision:
             net = rounded_weights(net, self.dtype)
         self.net = net
         self._recorder = Recorder() if device.type == "cuda" else None
+        self._gathers = device.type == "cuda"
 
     def _call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         lower = self.dtype != torch.float32
@@ -109,6 +115,32 @@ class InPrecision:
         there, back = self._step(self.net.flow, a, b)
         return there.float(), back.float()
 
+    def flows(self, pairs: Sequence[Pair], most: int | None) -> list[tuple[Tensor, Tensor]]:
+        """``flow`` of each pair, in order; on a GPU of up to ``most`` pairs in one call.
+
+        One pair fills a GPU at the finest level only. Together they are what they are one by one
+        to within rounding, since other kernels may run. ``most`` None, and other devices: one by
+        one, the same bits however many there are.
+        """
+        at_once = self._pairs_at_once(pairs, most or 1)
+        if at_once == 1:
+            return [self.flow(a, b) for a, b in pairs]
+        found: list[tuple[Tensor, Tensor]] = []
+        calls = -(-len(pairs) // at_once)
+        for k in range(calls):  # of nearly one size: a form that comes again is recorded
+            part = pairs[len(pairs) * k // calls : len(pairs) * (k + 1) // calls]
+            a, b = (_together(side) for side in zip(*part, strict=True))
+            both = [flow.chunk(len(part)) for flow in self.flow(a, b)]
+            found += zip(*both, strict=True)
+        return found
+
+    def _pairs_at_once(self, pairs: Sequence[Pair], most: int) -> int:
+        if not self._gathers or not pairs:
+            return 1
+        # The smallest of what is encoded is what flow is found in, or as large.
+        pair_px = 2 * min(x[:, 0].numel() for x in pairs[0][0])
+        return max(1, min(most, FLOW_BATCH_PX // pair_px))
+
     def advance(
         self,
         pass_: Pass,
@@ -125,6 +157,11 @@ class InPrecision:
         """``RecurrentNetwork.render``, back in float32."""
         assert isinstance(self.net, RecurrentNetwork)
         return self._step(self.net.render, x, features).float()
+
+
+def _together(frames: Sequence[Features]) -> Features:
+    """Several frames as one batch: of what all of them have (key frames have more)."""
+    return tuple(torch.cat(tensors) for tensors in zip(*frames, strict=False))
 
 
 def rounded_weights(net: Network, dtype: torch.dtype) -> Network:

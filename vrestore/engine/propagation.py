@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.lengths import Lengths, shorter
-from vrestore.engine.precision import InPrecision
+from vrestore.engine.precision import InPrecision, Pair
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 
-@dataclass(frozen=True)
+@dataclass
 class Moment:
     """One frame of the window. ``pair``: flows (frame before -> this, this -> frame before)."""
 
     x: Features
-    pair: tuple[Tensor, Tensor] | None
+    pair: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
@@ -76,6 +76,7 @@ def propagate(
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
     newest: Features | None = None
+    lacking: list[Pair] = []  # the newest of the window, each with the frame before it
     waiting: Seen | None = None
     ended = False
     rendered = 0  # of the window's first frames, before memory ran out
@@ -89,9 +90,12 @@ def propagate(
         try:
             if waiting is not None:
                 x = run.encode(waiting)
-                window.append(Moment(x, None if newest is None else run.flow(newest, x)))
+                window.append(Moment(x))
+                if newest is not None:
+                    lacking.append((newest, x))
                 newest, waiting = x, None
                 continue
+            _find_flows(run, window, lacking, lengths.chunk)
             moved_on: dict[str, Trail] = {}
             count = min(lengths.chunk or len(window), len(window))
             restored = _rendered(run, net, window[:reach], count, carried, moved_on, rendered)
@@ -131,6 +135,16 @@ def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
     frames.reverse()
     while frames:
         yield frames.pop()
+
+
+def _find_flows(
+    run: InPrecision, window: list[Moment], lacking: list[Pair], most: int | None
+) -> None:
+    """Those of all frames that came since the last chunk: on a GPU they are found together."""
+    pairs = run.flows(lacking, most)
+    for moment, pair in zip(window[len(window) - len(pairs) :], pairs, strict=True):
+        moment.pair = pair
+    lacking.clear()
 
 
 def _rendered(

@@ -62,7 +62,7 @@ def enlarge_x4(
     parts = upconv1, upconv2, conv_hr, conv_last
     height, width = x.shape[2:]
     full_size_bytes = 16 * width * x.shape[0] * conv_hr.out_channels * x.element_size()
-    rows = max(TAIL_REACH, TAIL_BAND_BYTES // full_size_bytes)
+    rows = max(TAIL_REACH, band_bytes(x.device) // full_size_bytes)
     if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
         return _enlarged(x, *parts)
     bands = []
@@ -71,6 +71,17 @@ def enlarge_x4(
         above, below = min(TAIL_REACH, top), min(TAIL_REACH, height - end)
         bands.append(_enlarged(x[:, :, top - above : end + below], *parts, above, below))
     return torch.cat(bands, 2)
+
+
+def band_bytes(device: torch.device) -> int:
+    """Bytes of features at full size in a band: on a GPU its L2 cache's, where that is larger.
+
+    Smaller bands would be more launches, and rows twice computed, for a cache that is not full.
+    """
+    if device.type != "cuda":
+        return TAIL_BAND_BYTES
+    cache: int = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
+    return max(cache, TAIL_BAND_BYTES)
 
 
 def _enlarged(

@@ -132,7 +132,8 @@ class RecurrentNetwork(nn.Module, ABC):
     """Features propagated along the shot in declared passes, then one frame rendered from them.
 
     All functions take batches ``(N, ...)`` of frames *of one time*, never several times in one
-    batch, so that a value cannot depend on how many frames happen to be at hand.
+    batch, so that a value cannot depend on how many frames happen to be at hand. Under look-ahead
+    on a GPU, ``flow`` alone is given several: there a value may depend on that by its rounding.
     """
 
     scale: int

@@ -38,6 +38,8 @@ _CRF = {
     "libsvtav1": 18.0,
 }
 _CQ = {"h264_nvenc": 16.0, "hevc_nvenc": 18.0, "av1_nvenc": 20.0}  # NVENC's crf
+NVENC = {"libx264": "h264_nvenc"}  # what stands in for a default codec
+NVENC_FORMATS = ("yuv420p", "yuv444p")  # what it holds of the default's; ffmpeg converts others
 _QSCALE = {"mpeg4": 2, "mpeg2video": 2, "mjpeg": 2, "libxvid": 2}
 _LOSSLESS = frozenset({"ffv1", "ffvhuff", "huffyuv", "utvideo", "rawvideo"})
 _EIGHT_BIT = frozenset(
@@ -67,7 +69,8 @@ class EncodeSettings:
 
     ``codec``: libvpx-vp9 for .webm, else libx264. ``crf``: visually lossless for the codec.
     ``pix_fmt``: 4:2:0 in 8 bits, or 10 where the source has more; the source's own for lossless
-    codecs. ``bitrate``: as "8M", instead of a crf.
+    codecs. ``bitrate``: as "8M", instead of a crf. ``nvenc``: by a GPU's encoder where no codec is
+    named and it takes the rest.
     """
 
     codec: str | None = None
@@ -75,6 +78,7 @@ class EncodeSettings:
     preset: str | None = None
     pix_fmt: str | None = None
     bitrate: str | None = None
+    nvenc: bool = False
 
 
 @dataclass(frozen=True, slots=True)

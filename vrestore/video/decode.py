@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+from av.codec.hwaccel import HWAccel
 
 from vrestore.errors import InputError
 from vrestore.report import of
 from vrestore.video.extent import stated_bytes
 from vrestore.video.frame import Frame, VideoInfo
-from vrestore.video.pixels import layout_of, unpack
+from vrestore.video.pixels import Layout, layout_from_device, layout_of, unpack
 from vrestore.video.probe import STORAGE_TIMES_ONLY, open_film
+
+log = logging.getLogger("vrestore")
 
 # A film that ends this much before its own header says has broken off. (Less is no sign: headers
 # round, and say how long the longest stream is. A file shorter than it says of itself is one.)
@@ -48,12 +52,19 @@ class Decoder:
     during and after a pass what could not be decoded; frames beyond a damaged place still come.
     Raises InputError while iterating where no frame at all can be decoded or lies in the range,
     and where size or format change in mid-stream (at that frame: those before it are yielded).
+    ``device`` (``hwaccel.device_for``) decodes them, None = software, which goes on where it fails.
     """
 
     def __init__(
-        self, info: VideoInfo, *, start: Fraction | None = None, end: Fraction | None = None
+        self,
+        info: VideoInfo,
+        *,
+        start: Fraction | None = None,
+        end: Fraction | None = None,
+        device: HWAccel | None = None,
     ) -> None:
         self._info = info
+        self._device = device
         layout = layout_of(info.native_format)
         if layout is None:
             raise InputError(
@@ -66,19 +77,25 @@ class Decoder:
         self._reset()
 
     def _reset(self) -> None:
+        self._by_device = self._device is not None
+        self._moved = 0
+        self._first_moved: int | None = None
+        self._patched = 0  # pictures that the decoder itself marks as damaged
+        self._frames = 0
+        self._came = 0  # pictures, those before the start as well
+        self._last_pts: int | None = None
+        self._last_duration = 0
+        self._reset_run()
+
+    def _reset_run(self) -> None:
+        """What one run through the file finds."""
         self._errors: list[str] = []
         self._lost_count = 0  # packets whose picture never came
         self._first_lost: int | None = None
-        self._moved = 0
-        self._first_moved: int | None = None
         self._broke_off: str | None = None
         self._missing_at_end: int | None = None
         self._corrupt = 0  # packets that the container itself marks as damaged
-        self._patched = 0  # pictures that the decoder itself marks as damaged
-        self._frames = 0
         self._packets = 0
-        self._last_pts: int | None = None
-        self._last_duration = 0
         self._unshown: list[int] = []  # heap: pts of packets whose picture is still to come
 
     @property
@@ -117,12 +134,11 @@ class Decoder:
 
     def __iter__(self) -> Generator[Frame]:
         self._reset()
-        decoded_any = False
         pictures = self._pictures()
         try:
             for picture in pictures:
-                decoded_any = True
-                self._check_same(picture)
+                self._came += 1
+                layout = self._checked_layout(picture)
                 pts = self._rising_pts(picture)
                 if self._end_pts is not None and pts >= self._end_pts:
                     break
@@ -131,14 +147,14 @@ class Decoder:
                 if self._first_pts is None or pts >= self._first_pts:
                     self._frames += 1
                     self._patched += picture.is_corrupt
-                    yield Frame(unpack(picture, self._layout), pts, duration)
+                    yield Frame(unpack(picture, layout), pts, duration)
             else:
                 self._look_for_missing_end()
         finally:
             pictures.close()
         if self._frames:
             return
-        if decoded_any:
+        if self._came:
             raise InputError(
                 f"{self._info.path}: no frame lies between the start and the end asked for; "
                 f"the last before them is at {self._clock(self._last_pts)}"
@@ -153,19 +169,39 @@ class Decoder:
         """Decoded pictures from the key frame before the start, past every error.
 
         When threads are drained at the end of the file, an error takes the pictures behind it
-        along. Those are then decoded once more, in one thread.
+        along. Those are then decoded once more, in one thread. Where a device fails, software
+        begins anew, and gives what comes behind the pictures that the device gave.
         """
-        lost_in_drain = yield from self._pass(self._first_pts, threads="AUTO", after=None)
+        if self._by_device:
+            failed = yield from self._device_pass()
+            if not failed:
+                return
+            self._by_device = False
+            self._reset_run()
+        run = self._pass(self._first_pts, threads="AUTO", after=None)
+        for _ in range(self._came):  # counted: time stamps may come twice, or not at all
+            next(run, None)
+        lost_in_drain = yield from run
         if lost_in_drain:
             last = self._last_pts
             again = Fraction(last) if last is not None else self._first_pts
             yield from self._pass(again, threads="NONE", after=last)
 
+    def _device_pass(self) -> Generator[av.VideoFrame, None, bool]:
+        """One run by the device; returns whether it has failed: software says what the fault is."""
+        try:
+            yield from self._pass(self._first_pts, threads="NONE", after=None)
+            return False
+        except (av.FFmpegError, ValueError, InputError) as error:
+            path, at = self._info.path, self._clock(self._last_pts)
+            log.warning("%s: software goes on after %s (%s)", path, at, _reason(error))
+            return True
+
     def _pass(
         self, from_pts: Fraction | None, threads: str, after: int | None
     ) -> Generator[av.VideoFrame, None, bool]:
         """One run through the file; returns whether draining the decoder met an error."""
-        with open_film(self._info.path) as container:
+        with open_film(self._info.path, self._device if self._by_device else None) as container:
             stream = container.streams[self._info.stream_index]
             assert isinstance(stream, av.VideoStream)
             stream.thread_type = threads
@@ -177,8 +213,10 @@ class Decoder:
                 self._packets += after is None and packet.size > _PLACEHOLDER_BYTES
                 self._corrupt += after is None and packet.is_corrupt
                 try:
-                    pictures = stream.decode(packet)
+                    pictures = self._decoded(stream, packet)
                 except (av.FFmpegError, ValueError) as error:
+                    if self._by_device:
+                        raise
                     self._errors.append(_reason(error))
                     if self._info.container in STORAGE_TIMES_ONLY and packet.pts in self._unshown:
                         self._unshown.remove(packet.pts)  # the next picture must not take its time
@@ -188,8 +226,10 @@ class Decoder:
                 yield from self._shown(pictures, after)
             failures = len(self._errors)
             try:
-                yield from self._shown(stream.decode(None), after)
+                yield from self._shown(self._decoded(stream, None), after)
             except av.FFmpegError as error:
+                if self._by_device:
+                    raise
                 self._errors.append(_reason(error))
             waiting = len(self._unshown)
             if threads == "AUTO" and waiting and (failures or len(self._errors) > failures):
@@ -199,6 +239,18 @@ class Decoder:
             while self._errors and self._unshown:
                 self._note_lost(heapq.heappop(self._unshown))
             return False
+
+    def _decoded(
+        self, stream: av.VideoStream, packet: av.Packet[av.VideoStream] | None
+    ) -> list[av.VideoFrame]:
+        """What comes of a packet (None: of the film's end); ValueError for what a device is not to
+        judge: damage, of which it tells nothing, and a film that changes."""
+        if self._by_device and packet is not None and packet.is_corrupt:
+            raise ValueError("a damaged packet")
+        pictures = stream.decode(packet)
+        if self._by_device and not all(map(self._layout_of, pictures)):
+            raise ValueError("pictures of another form")
+        return pictures
 
     def _shown(self, pictures: list[av.VideoFrame], after: int | None) -> Iterator[av.VideoFrame]:
         for picture in pictures:
@@ -287,11 +339,20 @@ class Decoder:
         rate = self._info.average_rate
         return max(round(1 / (rate * self._info.time_base)), 1) if rate else 1
 
-    def _check_same(self, picture: av.VideoFrame) -> None:
+    def _layout_of(self, picture: av.VideoFrame) -> Layout | None:
+        """How the picture is unpacked; None where it is not of the film's size and format."""
         info = self._info
-        size = (picture.width, picture.height)
-        if size == (info.width, info.height) and picture.format.name == info.native_format:
-            return
+        if self._by_device and picture.format.name != info.native_format:
+            return layout_from_device(picture, info)
+        found = picture.width, picture.height, picture.format.name
+        return self._layout if found == (info.width, info.height, info.native_format) else None
+
+    def _checked_layout(self, picture: av.VideoFrame) -> Layout:
+        """The same, or an InputError."""
+        layout = self._layout_of(picture)
+        if layout is not None:
+            return layout
+        info, size = self._info, (picture.width, picture.height)
         raise InputError(
             f"{info.path}: video stream {info.stream_index} changes at frame {self._frames} "
             f"({self._clock(picture.pts)}) from {info.width}x{info.height} {info.native_format} to "

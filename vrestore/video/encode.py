@@ -29,7 +29,7 @@ from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
 from vrestore.video.partial import partial_name
 from vrestore.video.probe import open_film
-from vrestore.video.trial import in_short, refusal, try_out
+from vrestore.video.trial import by_nvenc, in_short, refusal, try_out
 from vrestore.video.verify import PtsLog, verify
 
 __all__ = ["CONTAINERS", "EncodeSettings", "Encoder"]
@@ -65,7 +65,6 @@ class Encoder:
         end: Fraction | None = None,
     ) -> None:
         self._plan = plan(path.suffix, source, width, height, settings)
-        self.pixel_format, self.colour = self._plan.pixel_format, self._plan.colour
         _check_target(path, source, overwrite)
         self._path, self._source, self._overwrite = path, source, overwrite
         self._size = (width, height)
@@ -75,6 +74,9 @@ class Encoder:
             raise OutputError(
                 f"{binary} is version {version}; install ffmpeg {_OLDEST_FFMPEG} or later"
             )
+        if settings.nvenc and settings.codec is None:
+            self._plan = by_nvenc(binary, path.suffix, source, width, height, settings, self._plan)
+        self.pixel_format, self.colour = self._plan.pixel_format, self._plan.colour
         try_out(
             tuple(trial_arguments(binary, source, self._plan, width, height, settings)), self._plan
         )

@@ -5,13 +5,14 @@ Names are those of libavutil/pixfmt.h; a layout says where each component's samp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from vrestore.video.frame import PixelFormat, Plane
+from vrestore.video.frame import PixelFormat, Plane, VideoInfo
 
 # Component -> (plane, first sample, samples from one to the next); Y Cb Cr or R G B.
 _Comps = tuple[tuple[int, int, int], ...]
@@ -124,21 +125,40 @@ def layout_of(name: str) -> Layout | None:
     colours = [part for part in parts if not part.is_alpha]
     depth = colours[0].bits if colours else 0
     plain = (described.is_planar or len(parts) == 1) and not described.is_bayer
-    if not plain or not 8 <= depth <= 16 or "f" in stem or stem.endswith("msb"):
+    if not plain or not 8 <= depth <= 16 or "f" in stem:
         return None
+    shift = 16 - depth if stem.endswith("msb") else 0
     if len(colours) == 1 and stem.startswith("gray"):
         return Layout(PixelFormat("gray", depth), ((0, 0, 1),), big_endian=big)
     if stem.startswith("gbr") and len(colours) == 3:
         # FFmpeg stores G, B, R; Frame wants R, G, B.
         comps = ((2, 0, 1), (0, 0, 1), (1, 0, 1))
-        return Layout(PixelFormat("rgb", depth), comps, big_endian=big, has_alpha=alpha)
+        return Layout(PixelFormat("rgb", depth), comps, shift, big, alpha)
     if stem.startswith("yuv") and len(colours) == 3:
         sub_x = (64 // colours[1].width).bit_length() - 1
         sub_y = (64 // colours[1].height).bit_length() - 1
         comps = ((0, 0, 1), (1, 0, 1), (2, 0, 1))
         fmt = PixelFormat("yuv", depth, sub_x, sub_y)
-        return Layout(fmt, comps, big_endian=big, has_alpha=alpha)
+        return Layout(fmt, comps, shift, big, alpha)
     return None
+
+
+def layout_from_device(picture: av.VideoFrame, info: VideoInfo) -> Layout | None:
+    """How a picture that a device has decoded is unpacked to the samples of ``info``'s film.
+
+    Devices hand over forms of their own (nv12, p010, p016), with the value in a word's high bits.
+    None: those samples are not in it, or it is of another size or range than the film.
+    """
+    layout, fmt = layout_of(picture.format.name), info.pixel_format
+    same_size = (picture.width, picture.height) == (info.width, info.height)
+    full_range = int(picture.color_range) == ColorRange.JPEG
+    if layout is None or not same_size or full_range != info.colour.full_range:
+        return None
+    spare = layout.fmt.depth - fmt.depth
+    wide = (fmt.depth > 8) == (layout.fmt.depth > 8) and spare >= 0
+    if layout.via is not None or replace(layout.fmt, depth=fmt.depth) != fmt or not wide:
+        return None
+    return replace(layout, fmt=fmt, shift=layout.shift + spare)
 
 
 def planar_name(fmt: PixelFormat) -> str:

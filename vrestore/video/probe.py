@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import av.logging
+from av.codec.hwaccel import HWAccel
 from av.sidedata.sidedata import Type as SideDataType
 
 from vrestore.errors import InputError, UsageError
@@ -91,7 +92,7 @@ def probe(path: Path) -> VideoInfo:
     """
     with open_film(path) as container:
         stream = _film_stream(container, path)
-        picture = _first_picture(container, stream, path)
+        picture = first_picture(container, stream, path)
         layout = layout_of(picture.format.name)
         if layout is None:
             raise InputError(
@@ -125,9 +126,10 @@ def probe(path: Path) -> VideoInfo:
 
 
 @contextmanager
-def open_film(path: Path) -> Iterator[av.container.InputContainer]:
+def open_film(path: Path, device: HWAccel | None = None) -> Iterator[av.container.InputContainer]:
     """The file as a PyAV container, whatever characters are in its name; closed afterwards.
 
+    Its streams are decoded by ``device``, None = in software.
     Raises InputError where there is no such file or FFmpeg finds no media in it.
     """
     if path.is_dir():
@@ -144,7 +146,10 @@ def open_film(path: Path) -> Iterator[av.container.InputContainer]:
         # "file:" keeps FFmpeg from reading a protocol out of "a:b.mp4" or an option out of "-a";
         # pattern_type keeps its picture reader from expanding "%d" and "*".
         container = av.open(
-            f"file:{path}", options={"pattern_type": "none"}, metadata_errors="replace"
+            f"file:{path}",
+            options={"pattern_type": "none"},
+            metadata_errors="replace",
+            hwaccel=device,
         )
     except PermissionError as error:
         raise InputError(f"{path}: may not be read; check its permissions") from error
@@ -182,7 +187,7 @@ def _film_stream(container: av.container.InputContainer, path: Path) -> av.Video
     raise InputError(f"{path}: holds no video stream ({kinds or 'no streams at all'})")
 
 
-def _first_picture(
+def first_picture(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path
 ) -> av.VideoFrame:
     """The first frame that can be decoded."""
@@ -193,11 +198,10 @@ def _first_picture(
         for packet in container.demux(stream):
             first_stored = packet.dts if first_stored is None else first_stored
             try:
-                pictures = packet.decode()
+                pictures = stream.decode(packet)
             except av.FFmpegError as error:
                 pictures, reason = [], _reason(error)
             for picture in pictures:
-                assert isinstance(picture, av.VideoFrame)
                 if container.format.name in STORAGE_TIMES_ONLY:
                     picture.pts = first_stored
                 return picture

@@ -9,11 +9,21 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from vrestore.errors import UsageError
-from vrestore.video.command import CONTAINERS, Plan
+from vrestore.video.command import (
+    CONTAINERS,
+    NVENC,
+    NVENC_FORMATS,
+    EncodeSettings,
+    Plan,
+    plan,
+    trial_arguments,
+)
+from vrestore.video.frame import VideoInfo
 
 SECONDS = 60.0  # for one picture; a driver that hangs longer than that is told by the film itself
 _REFUSED = re.compile("Error setting (option|preset)|Invalid encoder type")
@@ -39,6 +49,36 @@ def try_out(command: tuple[str, ...], planned: Plan) -> None:
             f"ffmpeg does not write {planned.codec} in {planned.coded_format} into "
             f"{planned.muxer}: {in_short(said)}. Correct --codec, --pix-fmt or the output's ending"
         )
+
+
+def by_nvenc(
+    binary: str,
+    suffix: str,
+    source: VideoInfo,
+    width: int,
+    height: int,
+    settings: EncodeSettings,
+    default: Plan,
+) -> Plan:
+    """The plan for NVENC's counterpart of the default codec; ``default``, noted, where it fails."""
+    codec = NVENC.get(default.codec)
+    if codec is None:
+        return _noted(default, f"{default.codec} writes the film: NVENC has nothing like it")
+    if default.coded_format not in NVENC_FORMATS:
+        held = f"{codec} does not hold {default.coded_format}"
+        return _noted(default, f"{default.codec} writes the film: {held}")
+    try:
+        planned = plan(suffix, source, width, height, replace(settings, codec=codec))
+        words = trial_arguments(binary, source, planned, width, height, settings)
+        try_out(tuple(words), planned)
+    except UsageError:
+        said = f"{codec} does not take it here (--codec {codec} says why)"
+        return _noted(default, f"{default.codec} writes the film: {said}")
+    return planned
+
+
+def _noted(planned: Plan, note: str) -> Plan:
+    return replace(planned, notes=(*planned.notes, note))
 
 
 def refusal(said: Sequence[str], planned: Plan) -> UsageError | None:
