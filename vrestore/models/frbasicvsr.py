@@ -71,7 +71,7 @@ class FRBasicVSR(BasicVSR):
             carried = self.moved_picture(states[0], flows[0]), warp(states[0], flows[0])
         else:
             n, _, h, w = frame.shape
-            carried = (frame.new_zeros(n, PICTURE + self.num_feat, h, w),)
+            carried = frame.new_zeros(n, PICTURE, h, w), frame.new_zeros(n, self.num_feat, h, w)
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
         out: Tensor = trunk(torch.cat((frame.to(carried[0].dtype), *carried), 1))
         return out
