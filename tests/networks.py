@@ -24,15 +24,15 @@ def small_basicvsr(seed: int = 0) -> BasicVSR:
     return net.requires_grad_(False)
 
 
-def small_basicvsr_same_size() -> BasicVSR:
-    """Its form of scale 1, every weight random."""
-    net = awake(BasicVSR(8, 1, hr_in=True, **SMALL_FLOW))
-    assert isinstance(net, BasicVSR)
+def small_frbasicvsr() -> FRBasicVSR:
+    net = awake(FRBasicVSR(8, 1, **SMALL_FLOW))
+    assert isinstance(net, FRBasicVSR)
     return net
 
 
-def small_frbasicvsr() -> FRBasicVSR:
-    net = awake(FRBasicVSR(8, 1, **SMALL_FLOW))
+def small_frbasicvsr_same_size() -> FRBasicVSR:
+    """Its form of scale 1."""
+    net = awake(FRBasicVSR(8, 1, hr_in=True, **SMALL_FLOW))
     assert isinstance(net, FRBasicVSR)
     return net
 

@@ -8,8 +8,8 @@ from networks import (
     GridNetwork,
     moving_clip,
     small_basicvsr,
-    small_basicvsr_same_size,
     small_basicvsrpp,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -22,7 +22,7 @@ from vrestore.engine.restorer import Restorer
 
 EVERY = [
     small_basicvsr,
-    small_basicvsr_same_size,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_basicvsrpp,
     lambda: small_basicvsrpp(is_low_res_input=False),

@@ -5,10 +5,10 @@ import torch
 from networks import (
     moving_clip,
     small_basicvsr,
-    small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
     small_frbasicvsr,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -20,7 +20,7 @@ from vrestore.models.temporal import FrameNetwork, Seen
 
 SMALL = (
     small_basicvsr,
-    small_basicvsr_same_size,
+    small_frbasicvsr_same_size,
     small_basicvsrpp,
     small_frbasicvsr,
     small_iconvsr,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from networks import moving_clip, small_basicvsr, small_basicvsr_same_size, small_edvr
+from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
 from vrestore.engine.costs import costs, measured
 from vrestore.engine.lengths import Lengths, fitting, need
@@ -47,7 +47,7 @@ def test_states_and_frames_cost_what_their_tensors_hold():
 
 def test_the_same_size_form_carries_a_sixteenth_and_holds_the_frame_twice():
     """As it is and packed, padded from 13x18 to 16x20, with block means and two flows."""
-    found = costs(small_basicvsr_same_size(), 13, 18)
+    found = costs(small_frbasicvsr_same_size(), 13, 18)
     assert [p.state for p in found.passes] == [8 * 4 * 5 * 4] * 2
     assert found.moment == (3 * 13 * 18 + (48 + 3 + 2 * 2) * 4 * 5) * 4
     assert found.out == 3 * 13 * 18 * 4
@@ -59,7 +59,7 @@ def test_more_frames_larger_pictures_and_wider_tiles_need_more():
     assert need(net, 64, 96, Lengths(16, 8)) > base
     assert need(net, 64, 96, Lengths(8, 16)) > base
     assert need(net, 128, 96, Lengths(8, 8)) > base
-    assert need(net, 640, 960, Lengths(4, 4, 128)) < need(net, 640, 960, Lengths(4, 4))
+    assert need(net, 640, 960, Lengths(2, 2, 128)) < need(net, 640, 960, Lengths(2, 2))
     assert need(net, 64, 96, Lengths(None, 0), shot=100) > base
 
 

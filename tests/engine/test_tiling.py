@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import moving_clip, small_basicvsr, small_basicvsr_same_size, small_edvr
+from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.tiling import OVERLAP, shares, spans, tiled
@@ -56,7 +56,7 @@ def test_what_changes_nothing_changes_nothing_in_tiles():
     torch.testing.assert_close(out, clip, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("make", [small_basicvsr, small_basicvsr_same_size, small_edvr])
+@pytest.mark.parametrize("make", [small_basicvsr, small_frbasicvsr_same_size, small_edvr])
 def test_tiles_are_near_the_whole_picture(make):
     net, clip = make(), moving_clip(5, 96, 140)
     whole, parts = (

@@ -13,9 +13,9 @@ from networks import (
     GridNetwork,
     moving_clip,
     small_basicvsr,
-    small_basicvsr_same_size,
     small_basicvsrpp,
     small_frbasicvsr,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -26,7 +26,7 @@ from vrestore.errors import OutOfMemory
 
 EVERY = [
     small_basicvsr,
-    small_basicvsr_same_size,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_basicvsrpp,
     small_frbasicvsr,

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import SMALL_FLOW, small_basicvsr, small_frbasicvsr
+from networks import (
+    SMALL_FLOW,
+    small_basicvsr,
+    small_frbasicvsr,
+    small_frbasicvsr_same_size,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +19,7 @@ from vrestore.errors import ModelError
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.frbasicvsr import FRBasicVSR, packed, unpacked
+from vrestore.models.temporal import Seen
 
 
 @pytest.mark.parametrize(("across", "down"), [(1, 0), (0, 2), (-3, 1)])
@@ -57,10 +63,11 @@ def test_a_trunk_sees_the_moved_picture_of_its_neighbour() -> None:
 
 def test_it_is_known_by_its_weights_and_apart_from_basicvsr(tmp_path: Path) -> None:
     clip = torch.rand(3, 3, 9, 8)
-    for net, kind in ((small_frbasicvsr(), FRBasicVSR), (small_basicvsr(), BasicVSR)):
+    for net in (small_frbasicvsr(), small_basicvsr(), small_frbasicvsr_same_size()):
         save_network(net, tmp_path / "net.safetensors", {})
         loaded = load_network(tmp_path / "net.safetensors")
-        assert type(loaded) is kind
+        assert type(loaded) is type(net)
+        assert loaded.scale == net.scale
         assert torch.equal(loaded(clip), net(clip))
 
 
@@ -70,3 +77,38 @@ def test_trunks_that_see_no_picture_are_refused(tmp_path: Path) -> None:
     save_network(net, tmp_path / "net.safetensors", {})
     with pytest.raises(ModelError, match="cannot be read off backward_trunk"):
         load_network(tmp_path / "net.safetensors")
+
+
+def test_the_same_size_form_sees_blocks_and_finds_flow_in_their_means() -> None:
+    net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 13, 18)
+    seen, packed, small = net.encode(Seen((frame,), 0, True, 0))
+    assert seen is frame
+    assert packed.shape == (1, 48, 4, 5)
+    assert small.shape == (1, 3, 4, 5)
+    torch.testing.assert_close(packed.unflatten(1, (3, 16)).mean(2), small)
+    torch.testing.assert_close(small[0, :, 2, 1], frame[0, :, 8:12, 4:8].mean((1, 2)))
+    other = net.encode(Seen((torch.rand(1, 3, 13, 18),), 1, True, 0))
+    for flow, expected in zip(
+        net.flow((seen, packed, small), other), net.spynet.both_ways(small, other[2]), strict=True
+    ):
+        assert torch.equal(flow, expected)
+
+
+def test_a_same_size_form_that_adds_nothing_gives_the_frames_themselves() -> None:
+    net, clip = small_frbasicvsr_same_size(), torch.rand(3, 3, 13, 18)
+    assert not torch.equal(net(clip), clip)
+    for parameter in (*net.conv_last.parameters(), *net.picture.parameters()):
+        parameter.zero_()
+    assert torch.equal(net(clip), clip)
+
+
+def test_the_tail_of_the_same_size_form_sees_single_pixels() -> None:
+    """A pixel that its block's means hide, and whose features are cut off, still reaches it."""
+    net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 12, 16)
+    states = {"backward": torch.rand(1, 8, 3, 4), "forward": torch.rand(1, 8, 3, 4)}
+    before = net.render((frame,), states)
+    other = frame.clone()
+    other[..., 5, 6] += 0.2
+    changed = ((net.render((other,), states) - before) - (other - frame)).abs() > 1e-6
+    rows, columns = changed[0, 0].nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 7, 4, 8)

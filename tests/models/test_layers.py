@@ -23,10 +23,16 @@ def tail(features: int, last: int) -> list[nn.Conv2d]:
     return [part.requires_grad_(False) for part in parts]
 
 
-def in_bands_of(rows: int, x: Tensor, parts: list[nn.Conv2d], patch: pytest.MonkeyPatch) -> Tensor:
+def in_bands_of(
+    rows: int,
+    x: Tensor,
+    parts: list[nn.Conv2d],
+    patch: pytest.MonkeyPatch,
+    beside: Tensor | None = None,
+) -> Tensor:
     row_bytes = 16 * x.shape[3] * len(x) * parts[2].out_channels * x.element_size()
     patch.setattr(layers, "TAIL_BAND_BYTES", rows * row_bytes)
-    return enlarge_x4(x, *parts)
+    return enlarge_x4(x, *parts, beside)
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,6 +51,19 @@ def test_a_tail_in_bands_gives_the_bits_of_the_whole(height, width, rows, widths
     with pytest.MonkeyPatch.context() as patch:
         whole = in_bands_of(height, x, parts, patch)
         assert torch.equal(in_bands_of(rows, x, parts, patch), whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 20), width=st.integers(1, 20), rows=st.integers(2, 10))
+def test_bands_see_their_own_rows_of_what_is_beside_the_features(height, width, rows):
+    parts, g = tail(8, 8), torch.Generator().manual_seed(height * 64 + width)
+    parts[2] = nn.Conv2d(11, 8, 3, 1, 1).requires_grad_(False)
+    x = torch.randn(2, 8, height, width, generator=g)
+    beside = torch.randn(2, 3, 4 * height, 4 * width, generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        whole = in_bands_of(height, x, parts, patch, beside)
+        assert torch.equal(in_bands_of(rows, x, parts, patch, beside), whole)
+        assert not torch.equal(in_bands_of(rows, x, parts, patch, beside.roll(1, 2)), whole)
 
 
 def test_a_band_sees_what_reaches_it_and_no_more(monkeypatch):

@@ -11,10 +11,10 @@ from golden import assert_equals_golden, golden_case, in_container
 from networks import (
     moving_clip,
     small_basicvsr,
-    small_basicvsr_same_size,
     small_basicvsrpp,
     small_edvr,
     small_frbasicvsr,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -42,7 +42,7 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
 }
 SMALL = [
     small_basicvsr,
-    small_basicvsr_same_size,
+    small_frbasicvsr_same_size,
     small_iconvsr,
     small_basicvsrpp,
     small_frbasicvsr,
@@ -72,7 +72,7 @@ def test_any_shot_and_any_frame_size_work(make, frames, size):
 
 
 @pytest.mark.parametrize(
-    "make", [small_basicvsr_same_size, lambda: small_basicvsrpp(is_low_res_input=False)]
+    "make", [small_frbasicvsr_same_size, lambda: small_basicvsrpp(is_low_res_input=False)]
 )
 @pytest.mark.parametrize("size", [(1, 1), (6, 9), (18, 13)])
 def test_a_same_size_form_takes_any_frame_size(make, size):

@@ -50,9 +50,16 @@ def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:
 
 
 def enlarge_x4(
-    x: Tensor, upconv1: nn.Conv2d, upconv2: nn.Conv2d, conv_hr: nn.Conv2d, conv_last: nn.Conv2d
+    x: Tensor,
+    upconv1: nn.Conv2d,
+    upconv2: nn.Conv2d,
+    conv_hr: nn.Conv2d,
+    conv_last: nn.Conv2d,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """Two convolutions with a pixel shuffle each, then two at full size: ``(N, 3, 4*H, 4*W)``.
+
+    ``beside``: what is there at full size already, and what ``conv_hr`` sees beside the features.
 
     The tail of EDVR, BasicVSR and their descendants; they keep it at their top under these names.
     Without gradients it goes in bands of rows, so that the features at full size, the largest of
@@ -64,12 +71,15 @@ def enlarge_x4(
     full_size_bytes = 16 * width * x.shape[0] * conv_hr.out_channels * x.element_size()
     rows = max(TAIL_REACH, band_bytes(x.device) // full_size_bytes)
     if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
-        return _enlarged(x, *parts)
+        return _enlarged(x, *parts, beside)
     bands = []
     for top in range(0, height, rows):
         end = min(top + rows, height)
         above, below = min(TAIL_REACH, top), min(TAIL_REACH, height - end)
-        bands.append(_enlarged(x[:, :, top - above : end + below], *parts, above, below))
+        seen, seen_beside = x[:, :, top - above : end + below], beside
+        if beside is not None:
+            seen_beside = beside[:, :, 4 * top - _reach(above) : 4 * end + _reach(below)]
+        bands.append(_enlarged(seen, *parts, seen_beside, above, below))
     return torch.cat(bands, 2)
 
 
@@ -90,17 +100,28 @@ def _enlarged(
     upconv2: nn.Conv2d,
     conv_hr: nn.Conv2d,
     conv_last: nn.Conv2d,
+    beside: Tensor | None,
     above: int = 0,
     below: int = 0,
 ) -> Tensor:
-    """All but ``above`` and ``below`` rows, which are there to be seen; fewer at each size."""
-    seen_above, seen_below = (2 if reach else 0 for reach in (above, below))
+    """All but ``above`` and ``below`` rows, which are there to be seen; fewer at each size.
+
+    ``beside`` has those that are seen at full size.
+    """
+    seen_above, seen_below = _reach(above), _reach(below)
     x = conv_shuffle_lrelu(upconv1, x)
     x = _inner_rows(x, 2 * above - seen_above, 2 * below - seen_below)
     x = conv_shuffle_lrelu(upconv2, x)
     x = _inner_rows(x, seen_above, seen_below)
+    if beside is not None:
+        x = torch.cat((x, beside.to(x.dtype)), 1)
     out: Tensor = conv_last(conv_lrelu(conv_hr, x))
     return _inner_rows(out, seen_above, seen_below)
+
+
+def _reach(rows: int) -> int:
+    """How many rows beyond its own a band sees at twice and at four times its size."""
+    return 2 if rows else 0
 
 
 def _inner_rows(x: Tensor, above: int, below: int) -> Tensor:

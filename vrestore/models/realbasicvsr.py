@@ -60,8 +60,6 @@ class RealBasicVSR(RecurrentNetwork):
     def sizes(shapes: Shapes) -> dict[str, Any]:
         """The constructor's arguments, read off a checkpoint; the threshold is not in it."""
         inner = BasicVSR.sizes(shapes.under("basicvsr."))
-        if inner.pop("hr_in"):
-            raise LookupError("basicvsr.backward_trunk.main.0.weight")
         return {
             "mid_channels": inner.pop("num_feat"),
             "num_propagation_blocks": inner.pop("num_block"),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vrestore.errors import ModelError, UsageError
-from vrestore.models.basicvsr import PACKED, BasicVSR
 from vrestore.models.checkpoint import ARCHITECTURES, load_module
+from vrestore.models.frbasicvsr import COLOUR, LUMA, FRBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.models.realbasicvsr import RealBasicVSR
@@ -89,13 +89,9 @@ def begin(net: Network, config: TrainConfig) -> tuple[str, ...]:
 def take_weights(net: nn.Module, path: Path) -> tuple[str, ...]:
     """What ``net`` and the checkpoint have in common, into ``net``; the names of what it lacks.
 
-    A BasicVSR of x4 can begin one of the same size. ModelError where they have nothing in common,
-    or something of another size.
+    ModelError where they have nothing in common, or something of another size.
     """
-    module, own = load_module(path), net.state_dict()
-    found = module.state_dict()
-    if isinstance(net, BasicVSR) and net.hr_in and isinstance(module, BasicVSR):
-        found = found if module.hr_in else seeing_blocks(found)
+    found, own = load_module(path).state_dict(), net.state_dict()
     common = {key: value for key, value in found.items() if key in own}
     for key, value in common.items():
         if value.shape != own[key].shape:
@@ -116,27 +112,12 @@ def take_weights(net: nn.Module, path: Path) -> tuple[str, ...]:
     return new
 
 
-def seeing_blocks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A BasicVSR's x4 weights for the same-size form: of a block, trunks see the mean as before.
-
-    The weight of a colour goes, in equal shares, to the channels that its block is packed into.
-    What is added to the frame begins as nothing: the frame has the detail that x4 would add.
-    """
-    widened, pixels = dict(state), PACKED // 3
-    for last in ("conv_last.weight", "conv_last.bias"):
-        widened[last] = torch.zeros_like(state[last])
-    for trunk in ("backward_trunk", "forward_trunk"):
-        first = f"{trunk}.main.0.weight"
-        colours, features = state[first].tensor_split((3,), 1)
-        shared = colours.repeat_interleave(pixels, 1) / pixels
-        widened[first] = torch.cat((shared, features), 1)
-    return widened
-
-
 def initialise(net: nn.Module) -> None:
     """He initialisation, a tenth of it inside residual blocks (ESRGAN, sec. 3.1, after EDSR).
 
-    What the constructor made zero (offsets that look straight ahead) stays zero.
+    What the constructor made zero (offsets that look straight ahead) stays zero. A frame-recurrent
+    BasicVSR of the same size begins with the luma of a block as its first features: the pixels have
+    to be found in 48 mixed channels otherwise, and until then nothing is learned about them.
     """
     small = {m for b in net.modules() if isinstance(b, ResidualBlockNoBN) for m in b.modules()}
     for module in net.modules():
@@ -148,9 +129,20 @@ def initialise(net: nn.Module) -> None:
         paints = name.endswith(("conv_last", "image_cleaning.1", "picture"))
         if isinstance(module, nn.Conv2d) and paints:
             module.weight.data.mul_(0.1)
+        if isinstance(module, FRBasicVSR) and module.hr_in:
+            for trunk in (module.backward_trunk, module.forward_trunk):
+                _see_luma(trunk.main[0].weight.data)  # type: ignore[arg-type]
         if isinstance(module, SPyNet):
             for level in module.basic_module:
                 level.basic_module[-1].weight.data.mul_(0.3)  # type: ignore[index, union-attr]
+
+
+def _see_luma(weight: Tensor) -> None:
+    """Let the first 16 of the outputs be the luma of the 16 pixels of a packed block."""
+    first = weight[:LUMA].mul_(0.1)
+    of_block = first[:, :COLOUR, 1, 1].view(len(first), 3, LUMA)
+    for colour, share in enumerate((0.299, 0.587, 0.114)):
+        of_block[:, colour] += share * torch.eye(LUMA)[: len(first)]
 
 
 class DroppedConv2d(nn.Conv2d):
