@@ -24,7 +24,7 @@ CATALOGUE: tuple[Entry, ...] = (
         architecture="BasicVSR",
         task="super-resolution",
         scale=4,
-        parameters=760_805,
+        parameters=747_029,
         data="free clips and photographs (BI)",
         figure="",
         licence="as vrestore",
@@ -134,7 +134,7 @@ def load_model(name: str, weights: Path | None = None, *, offline: bool = False)
     file = weights or obtain(entry, offline=offline)
     assert file is not None
     net = load_network(file, **entry.told)
-    if type(net).__name__ != entry.architecture:
+    if all(kind.__name__ != entry.architecture for kind in type(net).__mro__):
         raise ModelError(
             f"{file}: holds a {type(net).__name__}, but {name} is a {entry.architecture}; "
             "give the path as the model itself"
