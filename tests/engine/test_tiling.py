@@ -11,6 +11,7 @@ from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_s
 from vrestore.engine.restorer import Restorer
 from vrestore.engine.tiling import OVERLAP, shares, spans, tiled
 from vrestore.errors import UsageError
+from vrestore.models.frbasicvsr import FRBasicVSR
 
 LENGTHS = st.integers(1, 1000)
 SIDES = st.integers(3 * OVERLAP, 600)
@@ -59,6 +60,8 @@ def test_what_changes_nothing_changes_nothing_in_tiles():
 @pytest.mark.parametrize("make", [small_basicvsr, small_frbasicvsr_same_size, small_edvr])
 def test_tiles_are_near_the_whole_picture(make):
     net, clip = make(), moving_clip(5, 96, 140)
+    if isinstance(net, FRBasicVSR):  # random pictures that go round would shake everything
+        net.picture.weight.mul_(0.1)
     whole, parts = (
         torch.stack(list(Restorer(net, precision="fp32", device="cpu", tile=t).stream(clip)))
         for t in (None, 100)
