@@ -28,7 +28,7 @@ CATALOGUE: tuple[Entry, ...] = (
         data="free clips and photographs (BI)",
         figure="",
         licence="as vrestore",
-        note="ships with vrestore, trained by it; see its card",
+        note="ships with vrestore, trained by it; carries a picture along: see its card",
         file="weights/basicvsr.safetensors",
     ),
     Entry(
