@@ -123,3 +123,127 @@ def test_steps_with_other_values_are_not_taken(monkeypatch):
         assert not one_step._one_step_is_known()
     finally:
         one_step._one_step_is_known.cache_clear()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_a_convolution_of_parts_sees_them_side_by_side(dtype, slope):
+    parts = [picture(c, dtype=dtype) for c in (3, 4, 16)]
+    conv = convolution(23, 8, dtype=dtype)
+    wanted = one_step.conv_lrelu(conv, torch.cat(parts, 1), slope)
+    assert torch.equal(one_step.conv_of(conv, parts, slope), wanted)
+    alone = convolution(16, 8, dtype=dtype)
+    wanted = one_step.conv_lrelu(alone, parts[2], slope)
+    assert torch.equal(one_step.conv_of(alone, parts[2:], slope), wanted)
+
+
+@torch.no_grad()
+def test_parts_of_other_types_come_in_the_type_of_the_last():
+    frame, state = picture(3, dtype=torch.float32), picture(5)
+    out = one_step.conv_of(convolution(8, 8), (frame, state))
+    assert out.dtype == HALF
+    assert torch.equal(out, one_step.conv_of(convolution(8, 8), (frame.to(HALF), state)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_a_convolution_to_few_channels_is_the_plain_one(dtype):
+    conv, x = convolution(16, 3, dtype=dtype), picture(16, dtype=dtype)
+    assert torch.equal(one_step.conv_to_few(conv, x), conv(x))
+
+
+def test_parts_and_few_channels_learn():
+    conv, last = convolution(7, 8, dtype=torch.float32), convolution(8, 3, dtype=torch.float32)
+    parts = [picture(c, dtype=torch.float32).requires_grad_() for c in (3, 4)]
+    one_step.conv_to_few(last, one_step.conv_of(conv, parts)).square().sum().backward()
+    assert all(x.grad.any() for x in (*parts, conv.weight, conv.bias, last.weight, last.bias))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The way over ``gpu_steps``, whose steps are doubles; the widths that are multiplied."""
+    widths, conv2d = [], F.conv2d
+
+    def watched(x, weight, *how):
+        assert x.shape[1] == weight.shape[1]
+        widths.append(weight.shape[:2])
+        return conv2d(x, weight, *how)
+
+    def follow(x, bias, slope=1.0, other=None):
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert other is None or other.is_contiguous(memory_format=torch.channels_last)
+        assert bias.shape == x.shape[1:2]
+        x = F.leaky_relu(x + bias[:, None, None], slope)
+        return x if other is None else x + other
+
+    def shuffled(x, bias, slope):
+        pixels = follow(x, bias, slope).unflatten(1, (4, -1)).transpose(1, 2)
+        return F.pixel_shuffle(pixels.flatten(1, 2), 2)
+
+    def convolution_relu(x, weight, bias, *how):
+        return watched(x, weight, bias, *how).relu()
+
+    monkeypatch.setattr(one_step, "_on_gpu", lambda conv, x: True)
+    monkeypatch.setattr(one_step.F, "conv2d", watched)
+    monkeypatch.setattr(one_step.gpu_steps, "follow", follow)
+    monkeypatch.setattr(one_step.gpu_steps, "shuffled", shuffled)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", convolution_relu)
+    return widths
+
+
+def near(a, b):
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_steps_of_a_gpu_have_the_values_of_the_layers(as_on_a_gpu, layout, stride):
+    conv = convolution(12, 16, stride, torch.float32)
+    x = picture(12, dtype=torch.float32).contiguous(memory_format=layout)
+    plain = conv(x)
+    other = torch.rand(plain.shape).contiguous(memory_format=layout)
+    for slope in (0.0, 0.1):
+        assert near(one_step.conv_lrelu(conv, x, slope), F.leaky_relu(plain, slope))
+    assert near(one_step.conv_plus(conv, x, other), plain + other)
+    wanted = F.leaky_relu(F.pixel_shuffle(plain, 2), 0.1)
+    assert near(one_step.conv_shuffle_lrelu(conv, x), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_channels_of_zeros_beyond_the_parts_change_nothing(as_on_a_gpu, slope):
+    parts = [picture(c, dtype=torch.float32) for c in (3, 16)]
+    conv = convolution(19, 8, dtype=torch.float32)
+    wanted = F.leaky_relu(conv(torch.cat(parts, 1)), slope)
+    as_on_a_gpu.clear()
+    assert near(one_step.conv_of(conv, parts, slope), wanted)
+    assert as_on_a_gpu == [(8, 24)]
+    aligned = convolution(16, 8, dtype=torch.float32)
+    one_step.conv_of(aligned, parts[1:], slope)
+    assert as_on_a_gpu[1:] == [(8, 16)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("few", "made"), [(3, 8), (8, 8), (12, 16)])
+def test_channels_made_beyond_the_few_change_nothing(as_on_a_gpu, few, made):
+    conv, x = convolution(16, few, dtype=torch.float32), picture(16, dtype=torch.float32)
+    wanted = conv(x)
+    as_on_a_gpu.clear()
+    out = one_step.conv_to_few(conv, x)
+    assert out.shape == wanted.shape
+    assert near(out, wanted)
+    assert as_on_a_gpu == [(made, 16)]
+
+
+@torch.no_grad()
+def test_a_convolution_that_is_watched_is_no_step_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(one_step.gpu_steps, "serve", lambda x: True)
+    conv, x = convolution(16, 16), picture(16)
+    assert one_step._on_gpu(conv, x)
+    assert not one_step._on_gpu(nn.Conv2d(16, 16, 3, bias=False), x)
+    assert not one_step._on_gpu(type("Other", (nn.Conv2d,), {})(16, 16, 3), x)
+    assert not plainly(monkeypatch, one_step._on_gpu, conv, x)
+    conv.register_forward_pre_hook(lambda module, inputs: None)
+    assert not one_step._on_gpu(conv, x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vrestore.engine.graphs import Recorder
 from vrestore.errors import UsageError
+from vrestore.models import gpu_steps
 from vrestore.models.int8 import in_int8, int8_is_possible
 from vrestore.models.temporal import (
     Features,
@@ -53,6 +54,8 @@ class InPrecision:
             net = in_int8(net)
         elif self.dtype != torch.float32:
             net = rounded_weights(net, self.dtype)
+            if device.type == "cuda":
+                gpu_steps.align_tail(net)
         self.net = net
         self._recorder = Recorder() if device.type == "cuda" else None
         self._gathers = device.type == "cuda"

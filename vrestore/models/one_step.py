@@ -1,19 +1,23 @@
-"""Convolutions with what follows them in one step, in bfloat16 on a CPU that only infers.
+"""Convolutions with what follows them in one step, in half precision and without gradients.
 
-Features are then written once, and not read again to be activated or added to: where the CPU
-multiplies bfloat16 fast (AMX), that takes a third of the convolutions' time. oneDNN does it.
-Everywhere else these are the plain layers; in float32 too, which gains 3% only and must have the
-same bits with gradients and without.
+Features are then written once, and not read again to be activated or added to. On a CPU that
+multiplies bfloat16 fast (AMX) that takes a third of the convolutions' time; oneDNN does it. On a
+GPU it takes two fifths of all; cuDNN does a part of it, ``gpu_steps`` the rest. Everywhere else
+these are the plain layers; in float32 too, which must have the same bits with gradients and
+without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vrestore.models import gpu_steps
 
 ONE_STEP = True  # a bench that runs a network as research scripts do switches it off
 
@@ -22,6 +26,8 @@ def conv_lrelu(conv: nn.Module, x: Tensor, slope: float = 0.1) -> Tensor:
     """A convolution and its leaky ReLU; with slope 0 its ReLU."""
     if _in_one_step(conv, x):
         return _lrelu(conv, x, conv.weight, conv.bias, slope)
+    if _on_gpu(conv, x):
+        return _gpu_lrelu(conv, x, slope)
     return F.leaky_relu(conv(x), slope, inplace=True) if slope else F.relu(conv(x), inplace=True)
 
 
@@ -32,12 +38,19 @@ def conv_plus(conv: nn.Module, x: Tensor, other: Tensor, *, over: bool = False) 
     """
     if _in_one_step(conv, x) and other.dtype == x.dtype:
         return _plus(conv, x, other, over)
+    if _on_gpu(conv, x) and other.dtype == x.dtype:
+        other = other.contiguous(memory_format=torch.channels_last)
+        return gpu_steps.follow(_bare(conv, x, conv.weight), _bias(conv, x), other=other)
     out: Tensor = conv(x)
     return out.add_(other) if out.dtype == other.dtype else out + other
 
 
 def conv_shuffle_lrelu(conv: nn.Module, x: Tensor) -> Tensor:
     """A convolution, a pixel shuffle to twice the size, a leaky ReLU."""
+    if _on_gpu(conv, x):
+        assert conv.bias is not None
+        bias = _by_pixel(conv.bias).to(x.dtype)
+        return gpu_steps.shuffled(_bare(conv, x, _by_pixel(conv.weight)), bias, 0.1)
     if not _in_one_step(conv, x):
         return F.leaky_relu(F.pixel_shuffle(conv(x), 2), 0.1, inplace=True)
     # Channels in the order of the pixels that they become: then those are moved in runs.
@@ -47,6 +60,72 @@ def conv_shuffle_lrelu(conv: nn.Module, x: Tensor) -> Tensor:
     n, h, w, c = y.shape
     pairs = y.reshape(n, h, w, 2, c // 2).transpose(2, 3)  # the upper two pixels, the lower two
     return pairs.reshape(n, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
+
+
+def conv_of(conv: nn.Module, parts: Sequence[Tensor], slope: float = 0.1) -> Tensor:
+    """``conv_lrelu`` of features side by side, in the type of the last of them.
+
+    On a GPU with channels of zeros beyond them, up to a number that needs no copy to be multiplied.
+    """
+    same = [part.to(parts[-1].dtype) for part in parts]
+    channels = sum(part.shape[1] for part in parts)
+    if _on_gpu(conv, same[-1]) and channels % gpu_steps.ALIGNED:
+        n, _, h, w = same[-1].shape
+        same.append(same[-1].new_zeros(n, -channels % gpu_steps.ALIGNED, h, w))
+    x = torch.cat(same, 1) if len(same) > 1 else same[0]
+    return conv_lrelu(conv, x, slope)
+
+
+def conv_to_few(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution to fewer channels than a GPU's tensor cores make: there it makes more."""
+    if not _on_gpu(conv, x):
+        out: Tensor = conv(x)
+        return out
+    few, more = conv.out_channels, -conv.out_channels % gpu_steps.ALIGNED
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, more))
+    return gpu_steps.follow(_bare(conv, x, weight), F.pad(_bias(conv, x), (0, more)))[:, :few]
+
+
+def _on_gpu(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+    return (
+        ONE_STEP
+        and gpu_steps.serve(x)
+        and type(conv) is nn.Conv2d
+        and conv.bias is not None
+        and not conv._forward_pre_hooks
+    )
+
+
+def _gpu_lrelu(conv: nn.Conv2d, x: Tensor, slope: float) -> Tensor:
+    if slope:
+        return gpu_steps.follow(_bare(conv, x, conv.weight), _bias(conv, x), slope)
+    weight = _seen_by(x, conv.weight)
+    out: Tensor = torch.cudnn_convolution_relu(x, weight, _bias(conv, x), *_how(conv))
+    return out
+
+
+def _bare(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """The convolution without its bias, channels last."""
+    out: Tensor = F.conv2d(x, _seen_by(x, weight), None, *_how(conv))
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _seen_by(x: Tensor, weight: Tensor) -> Tensor:
+    """In the type of ``x``, with no weight for what it has beyond the channels that are known."""
+    weight = weight.to(x.dtype)
+    beyond = x.shape[1] - weight.shape[1]
+    if beyond:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, beyond))
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _how(conv: nn.Conv2d) -> Any:
+    return conv.stride, conv.padding, conv.dilation, conv.groups
+
+
+def _bias(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias.to(x.dtype)
 
 
 def _by_pixel(values: Tensor) -> Tensor:
