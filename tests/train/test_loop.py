@@ -11,7 +11,7 @@ from vrestore.errors import ModelError, UsageError
 from vrestore.models.checkpoint import save_network
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import FrameNetwork
-from vrestore.train import loop
+from vrestore.train import gradients, loop
 from vrestore.train.config import (
     Adversary,
     Data,
@@ -134,7 +134,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
 
 
 def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypatch):
-    real = loop.objective
+    real = gradients.objective
 
     def astray(net, lq, gt, stage, judges, config):
         loss, output, truth = real(net, lq, gt, stage, judges, config)
@@ -142,7 +142,7 @@ def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypat
 
     seen = []
     monkeypatch.setattr(loop, "rate_at", lambda step, config: seen.append(step) or 1e-4)
-    monkeypatch.setattr(loop, "objective", astray)
+    monkeypatch.setattr(gradients, "objective", astray)
     with pytest.raises(FloatingPointError, match=r"mean error is 50.* at step 4"):
         loop.train(tiny_config(10), tmp_path, CPU, None)
 

@@ -24,6 +24,7 @@ from vrestore.train.config import TrainConfig, to_toml
 from vrestore.train.data import Batches, Material, batches, reduce_clip
 from vrestore.train.flow import warm_up_flow
 from vrestore.train.footage import pictures_in, read_frames
+from vrestore.train.gradients import Gradients
 from vrestore.train.network import (
     begin,
     build_network,
@@ -32,7 +33,7 @@ from vrestore.train.network import (
     let_learn,
     restored,
 )
-from vrestore.train.objective import Judges, objective, teach
+from vrestore.train.objective import Judges, teach
 from vrestore.train.records import (
     forget_rows_after,
     open_curves,
@@ -84,6 +85,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     rival_optimiser = (
         torch.optim.Adam(rival.parameters(), config.gan.rate, (0.9, 0.99)) if rival else None
     )
+    gradients = Gradients(net, judges, config, device)
     watch = Watch()
     step = 0
     if state is not None:
@@ -106,15 +108,11 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
         torch.manual_seed((config.seed << 32) + step * share.world + share.rank)  # for dropout
-        small, large = (x.to(device).float() / 255 for x in (lq, gt))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, output, truth = objective(net, small, large, stage, judges, config)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        made = gradients(lq, gt, stage)
         share.average_gradients(net.parameters())
         norm = nn.utils.clip_grad_norm_(net.parameters(), config.optimiser.clip)
-        losses.append(share.average(loss.item(), device))
-        error = share.average((output.detach() - truth).abs().mean().item(), device)
+        losses.append(share.average(made.loss.item(), device))
+        error = share.average((made.output - made.truth).abs().mean().item(), device)
         trouble = watch.trouble(losses[-1] + norm.item(), error)
         if trouble:
             kept = run / f"bad_batch_{share.rank}.pt"
@@ -126,7 +124,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         optimiser.step()
         if stage.gan and rival is not None and rival_optimiser is not None:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                rival_loss = teach(rival, output, truth, config)
+                rival_loss = teach(rival, made.output, made.truth, config)
             rival_optimiser.zero_grad(set_to_none=True)
             rival_loss.backward()  # type: ignore[no-untyped-call]
             share.average_gradients(rival.parameters())
