@@ -6,7 +6,7 @@ from networks import moving_clip, small_basicvsrpp
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from vrestore.engine import graphs
-from vrestore.engine.graphs import FORMS, SEEN_FIRST, Recorder, Recording, form_of
+from vrestore.engine.graphs import FORMS, SEEN_FIRST, Recorder, Recording, form_of, near
 from vrestore.engine.restorer import Restorer
 
 
@@ -89,6 +89,28 @@ def test_what_cannot_be_recorded_is_called_as_it_is(monkeypatch):
     assert len(tried) == 1
 
 
+def test_a_recording_that_gives_other_values_is_not_used(monkeypatch, caplog):
+    unused = Recording(None, (), None)
+    monkeypatch.setattr(Recorder, "_record", lambda self, function, leaves, tree: unused)
+    monkeypatch.setattr(Recording, "play", lambda self, tensors: doubled(tensors[0] + 0.1))
+    recorder = Recorder()
+    for k in range(1, SEEN_FIRST + 4):
+        x = torch.full((3,), float(k) / 4)
+        assert torch.equal(recorder(doubled, x)["twice"], 2 * x)
+    assert recorder._unfit == {"doubled"}
+    assert caplog.text.count("other values") == 1
+
+
+def test_rounding_is_near_and_a_wrong_value_is_not():
+    x = torch.rand(50)
+    assert near({"a": x, "b": [1, x.half()]}, {"a": x + 0.001, "b": [1, x]})
+    assert near(torch.zeros(3), torch.zeros(3))
+    assert not near(torch.full((3,), float("nan")), torch.ones(3))
+    wrong = x.clone()
+    wrong[7] += 0.5
+    assert not near((x, wrong), (x, x))
+
+
 def test_forms_without_end_do_not_fill_the_memory(recorded):
     recorder = Recorder()
     for size in range(1, FORMS + 10):
@@ -110,11 +132,12 @@ def test_a_recorded_network_restores_the_same_frames(recorded):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_on_a_gpu_recorded_and_not_are_equal_bit_for_bit():
+def test_on_a_gpu_recorded_and_not_are_equal_to_rounding():
     net, clip = small_basicvsrpp(), moving_clip(30, 64, 80)
-    for precision in ("fp32", "fp16"):
+    for precision, most in (("fp32", 1e-3), ("fp16", 2e-2)):
         restorer = Restorer(net, precision=precision, device="cuda", chunk=8, lookahead=4)
         recorded = torch.stack(list(restorer.stream(clip))).cpu()
         assert restorer._run._recorder._recordings
         restorer._run._recorder = None
-        assert torch.equal(recorded, torch.stack(list(restorer.stream(clip))).cpu())
+        plain = torch.stack(list(restorer.stream(clip))).cpu()
+        assert (recorded - plain).abs().max() < most * plain.abs().max()

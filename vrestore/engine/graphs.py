@@ -1,8 +1,8 @@
 """A step of a network as one launch: CUDA graphs, recorded once for each form of its inputs.
 
 A frame of BasicVSR is some 400 small kernels, and a GPU of today is done with each before Python
-has asked for the next. Recorded, a step is asked for once; the kernels, and so the values, are the
-same.
+has asked for the next. Recorded, a step is asked for once. It is the same arithmetic; on an H200
+half precision was seen to be rounded otherwise, as where cuDNN chooses another kernel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ R = TypeVar("R")
 
 SEEN_FIRST = 3  # calls of one form before it is recorded: it may not come again, and cuDNN chooses
 FORMS = 64  # no more are recorded: each holds its inputs
+NEAR = 0.02  # of the largest value: what half precision may differ by
 
 Form = tuple[object, ...]
 
@@ -47,8 +48,8 @@ class Recorder:
     """Calls functions of tensors on one CUDA device, from recordings as soon as there are any.
 
     The functions must do the same for arguments of one form: shapes, types, layouts, and whatever
-    is no tensor. One that cannot be recorded (it asks the device for a value, say) is called as it
-    is, for ever.
+    is no tensor. One that cannot be recorded (it asks the device for a value, say), or whose first
+    replay is not near its own values, is called as it is, for ever.
     """
 
     def __init__(self) -> None:
@@ -69,12 +70,19 @@ class Recorder:
             self._calls[form] = self._calls.get(form, 0) + 1
             if self._calls[form] <= SEEN_FIRST or len(self._recordings) == FORMS:
                 return function(*args, **kwargs)
+            plain = function(*args, **kwargs)
             try:
-                self._recordings[form] = self._record(function, leaves, tree)
+                recording = self._record(function, leaves, tree)
             except RuntimeError as error:
                 log.debug("%s is not recorded: %s", name, error)
                 self._unfit.add(name)
-                return function(*args, **kwargs)
+                return plain
+            if not near(recording.play(tensors), plain):
+                log.warning("%s: a CUDA graph of it gives other values; slower without", name)
+                self._unfit.add(name)
+                return plain
+            self._recordings[form] = recording
+            return plain
         result: R = self._recordings[form].play(tensors)
         return result
 
@@ -90,6 +98,19 @@ class Recorder:
         ):
             result = function(*args, **kwargs)
         return Recording(graph, tuple(leaf for leaf in mine if isinstance(leaf, Tensor)), result)
+
+
+def near(found: Any, wanted: Any) -> bool:
+    """Whether all tensors of one are those of the other but for rounding.
+
+    On a GPU other kernels may run for the same step elsewhere in memory.
+    """
+    pairs = zip(tree_flatten(found)[0], tree_flatten(wanted)[0], strict=True)
+    return all(
+        (a.float() - b.float()).abs().max() <= NEAR * b.float().abs().max()
+        for a, b in pairs
+        if isinstance(b, Tensor) and b.numel()
+    )
 
 
 def _like(tensor: Tensor) -> Tensor:
