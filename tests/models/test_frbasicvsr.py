@@ -12,7 +12,7 @@ from networks import (
     small_frbasicvsr,
     small_frbasicvsr_same_size,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vrestore.errors import ModelError
@@ -45,11 +45,12 @@ def test_the_mean_of_both_pictures_is_part_of_the_output() -> None:
 
 
 def test_pictures_are_packed_as_pixel_shuffle_has_it() -> None:
-    blocks = torch.rand(2, 16, 3, 5)
-    for form in (torch.contiguous_format, torch.channels_last):
-        picture = unpacked(blocks.contiguous(memory_format=form))
-        assert torch.equal(picture, F.pixel_shuffle(blocks, 4))
-        assert torch.equal(packed(picture), blocks)
+    for side in (2, 4):
+        blocks = torch.rand(2, side**2, 3, 5)
+        for form in (torch.contiguous_format, torch.channels_last):
+            picture = unpacked(blocks.contiguous(memory_format=form))
+            assert torch.equal(picture, F.pixel_shuffle(blocks, side))
+            assert torch.equal(packed(picture, side), blocks)
 
 
 def test_a_trunk_sees_the_moved_picture_of_its_neighbour() -> None:
@@ -79,19 +80,42 @@ def test_trunks_that_see_no_picture_are_refused(tmp_path: Path) -> None:
         load_network(tmp_path / "net.safetensors")
 
 
-def test_the_same_size_form_sees_blocks_and_finds_flow_in_their_means() -> None:
+def test_the_same_size_form_sees_blocks_and_finds_flow_in_means_of_four() -> None:
     net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 13, 18)
     seen, packed, small = net.encode(Seen((frame,), 0, True, 0))
     assert seen is frame
-    assert packed.shape == (1, 48, 4, 5)
+    assert packed.shape == (1, 12, 8, 10)
     assert small.shape == (1, 3, 4, 5)
-    torch.testing.assert_close(packed.unflatten(1, (3, 16)).mean(2), small)
+    means = F.avg_pool2d(packed.unflatten(1, (3, 4)).mean(2), 2)
+    torch.testing.assert_close(means, small)
     torch.testing.assert_close(small[0, :, 2, 1], frame[0, :, 8:12, 4:8].mean((1, 2)))
     other = net.encode(Seen((torch.rand(1, 3, 13, 18),), 1, True, 0))
     for flow, expected in zip(
         net.flow((seen, packed, small), other), net.spynet.both_ways(small, other[2]), strict=True
     ):
         assert torch.equal(flow, expected)
+
+
+def test_the_flow_of_the_same_size_form_moves_features_and_pictures_as_far() -> None:
+    """A flow is of blocks of four pixels, a place of the features two of them to a side."""
+    net, state = small_frbasicvsr_same_size(), torch.rand(1, 8, 10, 12)
+    flow = torch.tensor([0.5, -1.0]).view(1, 2, 1, 1).expand(1, 2, 5, 6)
+    painted, inner = F.pixel_shuffle(net.picture(state), 2), slice(6, -6)
+    moved = F.pixel_shuffle(net.moved_picture(state, flow), 2)
+    shifted = painted.roll((4, -2), (2, 3))
+    torch.testing.assert_close(
+        moved[..., inner, inner], shifted[..., inner, inner], atol=1e-4, rtol=1e-4
+    )
+    seen: list[Tensor] = []
+    net.forward_trunk.register_forward_pre_hook(lambda _, parts: seen.extend(parts))
+    x = net.encode(Seen((torch.rand(1, 3, 20, 24),), 0, True, 0))
+    net.advance(net.passes[1], x, [state], [flow], [])
+    _, _, features = seen
+    inner = slice(3, -3)
+    expected = state.roll((2, -1), (2, 3))
+    torch.testing.assert_close(
+        features[..., inner, inner], expected[..., inner, inner], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_same_size_form_that_adds_nothing_gives_the_frames_themselves() -> None:
@@ -105,7 +129,7 @@ def test_a_same_size_form_that_adds_nothing_gives_the_frames_themselves() -> Non
 def test_the_tail_of_the_same_size_form_sees_single_pixels() -> None:
     """A pixel that its block's means hide, and whose features are cut off, still reaches it."""
     net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 12, 16)
-    states = {"backward": torch.rand(1, 8, 3, 4), "forward": torch.rand(1, 8, 3, 4)}
+    states = {"backward": torch.rand(1, 8, 6, 8), "forward": torch.rand(1, 8, 6, 8)}
     before = net.render((frame,), states)
     other = frame.clone()
     other[..., 5, 6] += 0.2

@@ -12,7 +12,7 @@ from networks import small_basicvsr
 from torch import Tensor, nn
 
 from vrestore.models import layers
-from vrestore.models.layers import band_bytes, enlarge_x4
+from vrestore.models.layers import band_bytes, enlarge_x2, enlarge_x4
 
 
 def tail(features: int, last: int) -> list[nn.Conv2d]:
@@ -30,9 +30,10 @@ def in_bands_of(
     patch: pytest.MonkeyPatch,
     beside: Tensor | None = None,
 ) -> Tensor:
-    row_bytes = 16 * x.shape[3] * len(x) * parts[2].out_channels * x.element_size()
+    times = 4 if beside is None else 2
+    row_bytes = times**2 * x.shape[3] * len(x) * parts[2].out_channels * x.element_size()
     patch.setattr(layers, "TAIL_BAND_BYTES", rows * row_bytes)
-    return enlarge_x4(x, *parts, beside)
+    return enlarge_x4(x, *parts) if beside is None else enlarge_x2(x, *parts, beside)
 
 
 @settings(max_examples=30, deadline=None)
@@ -57,9 +58,10 @@ def test_a_tail_in_bands_gives_the_bits_of_the_whole(height, width, rows, widths
 @given(height=st.integers(1, 20), width=st.integers(1, 20), rows=st.integers(2, 10))
 def test_bands_see_their_own_rows_of_what_is_beside_the_features(height, width, rows):
     parts, g = tail(8, 8), torch.Generator().manual_seed(height * 64 + width)
+    parts[0] = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False)
     parts[2] = nn.Conv2d(11, 8, 3, 1, 1).requires_grad_(False)
     x = torch.randn(2, 8, height, width, generator=g)
-    beside = torch.randn(2, 3, 4 * height, 4 * width, generator=g)
+    beside = torch.randn(2, 3, 2 * height, 2 * width, generator=g)
     with pytest.MonkeyPatch.context() as patch:
         whole = in_bands_of(height, x, parts, patch, beside)
         assert torch.equal(in_bands_of(rows, x, parts, patch, beside), whole)
@@ -72,6 +74,13 @@ def test_a_band_sees_what_reaches_it_and_no_more(monkeypatch):
     whole = in_bands_of(12, x, parts, monkeypatch)
     monkeypatch.setattr(layers, "TAIL_REACH", 1)
     assert not torch.equal(in_bands_of(4, x, parts, monkeypatch), whole)
+    parts[0] = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False)
+    parts[2] = nn.Conv2d(11, 8, 3, 1, 1).requires_grad_(False)
+    beside = torch.randn(1, 3, 24, 18)
+    whole = in_bands_of(12, x, parts, monkeypatch, beside)
+    assert torch.equal(in_bands_of(4, x, parts, monkeypatch, beside), whole)
+    monkeypatch.setattr(layers, "TAIL_REACH_X2", 2)
+    assert not torch.equal(in_bands_of(4, x, parts, monkeypatch, beside), whole)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class BasicVSR(RecurrentNetwork):
         else:
             state = frame.new_zeros(frame.shape[0], self.num_feat, *frame.shape[2:])
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
-        out: Tensor = trunk(torch.cat((frame.to(state.dtype), state), 1))
+        out: Tensor = trunk(frame, state)
         return out
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.layers import (
     ConvResidualBlocks,
     bilinear_x4,
+    enlarge_x2,
     enlarge_x4,
     pad_to_multiple,
     warp,
@@ -20,9 +22,7 @@ from vrestore.models.layers import (
 from vrestore.models.shapes import Shapes
 from vrestore.models.temporal import Features, Pass, Seen
 
-BLOCK_PX = 4  # side of what one place of the features becomes
-LUMA = BLOCK_PX**2  # channels of a picture of luma packed into such places
-COLOUR = 3 * LUMA
+FLOW_PX = 4  # of the output are one place of a flow, to a side
 
 
 class FRBasicVSR(BasicVSR):
@@ -36,9 +36,9 @@ class FRBasicVSR(BasicVSR):
     into channels again (space-to-depth, FRVSR sec. 3.1), the trunk sees it beside the features. The
     mean of both passes' pictures is part of the output, so that each learns to paint.
 
-    ``hr_in``: input and output of one size (deblocking, denoising). Trunks see 4x4 blocks of the
+    ``hr_in``: input and output of one size (deblocking, denoising). Trunks see 2x2 blocks of the
     frame packed into channels, as in Real-ESRGAN's x2 and x1 models (arXiv 2107.10833, fig. 4),
-    flow is found in the means of the blocks, where noise averages out, and the tail sees the frame
+    flow is found in the means of 4x4 blocks, where noise averages out, and the tail sees the frame
     beside its features: what spoils single pixels need not pass through those.
     """
 
@@ -57,11 +57,14 @@ class FRBasicVSR(BasicVSR):
         )
         self.hr_in = hr_in
         self.scale = 1 if hr_in else 4
-        num_in_ch = (COLOUR if hr_in else 3) + LUMA + num_feat
+        self.block_px = 2 if hr_in else 4  # side of what one place of the features becomes
+        luma = self.block_px**2  # channels of a picture of luma packed into such places
+        num_in_ch = (3 * luma if hr_in else 3) + luma + num_feat
         self.backward_trunk = ConvResidualBlocks(num_in_ch, num_feat, num_block)
         self.forward_trunk = ConvResidualBlocks(num_in_ch, num_feat, num_block)
-        self.picture = nn.Conv2d(num_feat, LUMA, 1)
+        self.picture = nn.Conv2d(num_feat, luma, 1)
         if hr_in:
+            self.upconv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
             self.conv_hr = nn.Conv2d(num_tail_feat + 3, num_tail_feat, 3, 1, 1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -71,21 +74,21 @@ class FRBasicVSR(BasicVSR):
     def sizes(shapes: Shapes) -> dict[str, Any]:
         """The constructor's arguments, read off a checkpoint."""
         sizes, first = BasicVSR.sizes(shapes), "backward_trunk.main.0.weight"
-        frame_channels = shapes.size(first, 1) - LUMA - sizes["num_feat"]
-        if frame_channels not in (3, COLOUR):
+        beside_features = shapes.size(first, 1) - sizes["num_feat"]
+        if beside_features not in (3 + 16, 12 + 4):
             raise LookupError(first)
-        return sizes | {"hr_in": frame_channels == COLOUR}
+        return sizes | {"hr_in": beside_features == 12 + 4}
 
     def encode(self, seen: Seen) -> Features:
         """The frame; of the same-size form also its blocks, packed, and their means.
 
-        ``(N, 3, H, W)``; ``(N, 48, H/4, W/4)`` and ``(N, 3, H/4, W/4)`` of the frame continued to
+        ``(N, 3, H, W)``; ``(N, 12, H/2, W/2)`` and ``(N, 3, H/4, W/4)`` of the frame continued to
         whole blocks.
         """
         if not self.hr_in:
             return (seen.frame,)
-        padded = pad_to_multiple(seen.frame, BLOCK_PX)
-        blocks, means = F.pixel_unshuffle(padded, BLOCK_PX), F.avg_pool2d(padded, BLOCK_PX)
+        padded = pad_to_multiple(seen.frame, FLOW_PX)
+        blocks, means = F.pixel_unshuffle(padded, self.block_px), F.avg_pool2d(padded, FLOW_PX)
         return seen.frame, blocks, means
 
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
@@ -103,21 +106,21 @@ class FRBasicVSR(BasicVSR):
         """Move the neighbour's picture and features here, join them with the frame, refine."""
         frame = x[1] if self.hr_in else x[0]
         if states:
-            carried = self.moved_picture(states[0], flows[0]), warp(states[0], flows[0])
+            flow = _enlarged(flows[0], FLOW_PX // self.block_px)
+            carried = self.moved_picture(states[0], flows[0]), warp(states[0], flow)
         else:
             n, _, h, w = frame.shape
-            carried = frame.new_zeros(n, LUMA, h, w), frame.new_zeros(n, self.num_feat, h, w)
+            luma = self.picture.out_channels
+            carried = frame.new_zeros(n, luma, h, w), frame.new_zeros(n, self.num_feat, h, w)
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
-        out: Tensor = trunk(torch.cat((frame.to(carried[0].dtype), *carried), 1))
+        out: Tensor = trunk(frame, *carried)
         return out
 
     def moved_picture(self, state: Tensor, flow: Tensor) -> Tensor:
-        """A neighbour's picture, moved at full size: ``(N, 16, H, W)``, packed."""
-        at_full_size = F.interpolate(
-            flow, scale_factor=BLOCK_PX, mode="bilinear", align_corners=False
-        )
+        """A neighbour's picture, moved at full size: ``(N, 16, H, W)``, packed; ``hr_in``: 4."""
         painted = unpacked(self.picture(state))
-        return packed(warp(painted, at_full_size * BLOCK_PX, padding_mode="border"))
+        moved = warp(painted, _enlarged(flow, FLOW_PX), padding_mode="border")
+        return packed(moved, self.block_px)
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """As BasicVSR, and the mean of what both passes painted.
@@ -125,24 +128,33 @@ class FRBasicVSR(BasicVSR):
         The same-size form leaves out what the last blocks have beyond the frame.
         """
         frame = x[0]
-        beside = pad_to_multiple(frame, BLOCK_PX) if self.hr_in else None
         mean = (features["backward"] + features["forward"]) / 2
-        out = enlarge_x4(self.fused(features), *self.tail, beside) + unpacked(self.picture(mean))
+        painted, fused = unpacked(self.picture(mean)), self.fused(features)
         if not self.hr_in:
-            return out + bilinear_x4(frame)
+            return enlarge_x4(fused, *self.tail) + painted + bilinear_x4(frame)
+        out = enlarge_x2(fused, *self.tail, pad_to_multiple(frame, FLOW_PX)) + painted
         h, w = frame.shape[2:]
         return out[..., :h, :w] + frame
 
 
+def _enlarged(flow: Tensor, times: int) -> Tensor:
+    """The flow of frames so many times as large."""
+    if times == 1:
+        return flow
+    larger = F.interpolate(flow, scale_factor=times, mode="bilinear", align_corners=False)
+    return larger * times
+
+
 def unpacked(blocks: Tensor) -> Tensor:
-    """``F.pixel_shuffle(blocks, 4)`` to one channel; faster where channels are last in memory."""
-    n, _, h, w = blocks.shape
-    rows = blocks.permute(0, 2, 3, 1).reshape(n, h, w, BLOCK_PX, BLOCK_PX).transpose(2, 3)
-    return rows.reshape(n, 1, BLOCK_PX * h, BLOCK_PX * w)
+    """``F.pixel_shuffle`` to one channel; faster where channels are last in memory."""
+    n, channels, h, w = blocks.shape
+    side = math.isqrt(channels)
+    rows = blocks.permute(0, 2, 3, 1).reshape(n, h, w, side, side).transpose(2, 3)
+    return rows.reshape(n, 1, side * h, side * w)
 
 
-def packed(picture: Tensor) -> Tensor:
-    """``F.pixel_unshuffle(picture, 4)`` of one channel, with channels last in memory."""
-    n, h, w = picture.shape[0], picture.shape[2] // BLOCK_PX, picture.shape[3] // BLOCK_PX
-    rows = picture.reshape(n, h, BLOCK_PX, w, BLOCK_PX).transpose(2, 3)
-    return rows.reshape(n, h, w, LUMA).permute(0, 3, 1, 2)
+def packed(picture: Tensor, side: int) -> Tensor:
+    """``F.pixel_unshuffle(picture, side)`` of one channel, with channels last in memory."""
+    n, h, w = picture.shape[0], picture.shape[2] // side, picture.shape[3] // side
+    rows = picture.reshape(n, h, side, w, side).transpose(2, 3)
+    return rows.reshape(n, h, w, side**2).permute(0, 3, 1, 2)

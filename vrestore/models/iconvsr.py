@@ -113,7 +113,7 @@ class IconVSR(RecurrentNetwork):
             fusion = self.backward_fusion if backward else self.forward_fusion
             state = fusion(torch.cat((state, *refill), 1))
         trunk = self.backward_trunk if backward else self.forward_trunk
-        out: Tensor = trunk(torch.cat((frame.to(state.dtype), *read, state), 1))
+        out: Tensor = trunk(frame, *read, state)
         return out
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:

@@ -6,10 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vrestore.models.one_step import conv_lrelu, conv_plus, conv_shuffle_lrelu
+from vrestore.models import gpu_steps
+from vrestore.models.one_step import (
+    conv_lrelu,
+    conv_of,
+    conv_plus,
+    conv_shuffle_lrelu,
+    conv_to_few,
+)
 
 TAIL_BAND_BYTES = 32 << 20  # of features at full size; 1.2 times as fast as the whole on a CPU
 TAIL_REACH = 2  # rows of its input that a row of its output sees beyond its own
+TAIL_REACH_X2 = 3
 
 
 class ResidualBlockNoBN(nn.Module):
@@ -36,9 +44,9 @@ class ConvResidualBlocks(nn.Module):
             residual_blocks(num_out_ch, num_block),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``."""
-        out = conv_lrelu(self.main[0], x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Side by side ``(N, num_in_ch, H, W) -> (N, num_out_ch, H, W)``, typed as the last."""
+        out = conv_of(self.main[0], parts)
         for block in self.main[2].children():
             out = block(out, over=True)
         return out
@@ -55,11 +63,8 @@ def enlarge_x4(
     upconv2: nn.Conv2d,
     conv_hr: nn.Conv2d,
     conv_last: nn.Conv2d,
-    beside: Tensor | None = None,
 ) -> Tensor:
     """Two convolutions with a pixel shuffle each, then two at full size: ``(N, 3, 4*H, 4*W)``.
-
-    ``beside``: what is there at full size already, and what ``conv_hr`` sees beside the features.
 
     The tail of EDVR, BasicVSR and their descendants; they keep it at their top under these names.
     Without gradients it goes in bands of rows, so that the features at full size, the largest of
@@ -67,20 +72,51 @@ def enlarge_x4(
     are those of the whole, bit for bit.
     """
     parts = upconv1, upconv2, conv_hr, conv_last
-    height, width = x.shape[2:]
-    full_size_bytes = 16 * width * x.shape[0] * conv_hr.out_channels * x.element_size()
-    rows = max(TAIL_REACH, band_bytes(x.device) // full_size_bytes)
+    height, rows = x.shape[2], max(TAIL_REACH, _band_rows(x, conv_hr, 4))
     if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
-        return _enlarged(x, *parts, beside)
+        return _enlarged(x, *parts)
     bands = []
     for top in range(0, height, rows):
         end = min(top + rows, height)
         above, below = min(TAIL_REACH, top), min(TAIL_REACH, height - end)
-        seen, seen_beside = x[:, :, top - above : end + below], beside
-        if beside is not None:
-            seen_beside = beside[:, :, 4 * top - _reach(above) : 4 * end + _reach(below)]
-        bands.append(_enlarged(seen, *parts, seen_beside, above, below))
+        bands.append(_enlarged(x[:, :, top - above : end + below], *parts, above, below))
     return torch.cat(bands, 2)
+
+
+def enlarge_x2(
+    x: Tensor,
+    conv: nn.Conv2d,
+    upconv: nn.Conv2d,
+    conv_hr: nn.Conv2d,
+    conv_last: nn.Conv2d,
+    beside: Tensor,
+) -> Tensor:
+    """A convolution, one with a pixel shuffle, then two at full size: ``(N, 3, 2*H, 2*W)``.
+
+    ``conv_hr`` sees ``beside``, which is of full size, beside the features. In bands as
+    ``enlarge_x4``.
+    """
+
+    def enlarged(x: Tensor, beside: Tensor) -> Tensor:
+        x = conv_shuffle_lrelu(upconv, conv_lrelu(conv, x))
+        return conv_to_few(conv_last, conv_of(conv_hr, (beside, x)))
+
+    height, rows = x.shape[2], max(TAIL_REACH_X2, _band_rows(x, conv_hr, 2))
+    if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
+        return enlarged(x, beside)
+    bands = []
+    for top in range(0, height, rows):
+        first, end = max(top - TAIL_REACH_X2, 0), min(top + rows, height)
+        last = min(end + TAIL_REACH_X2, height)
+        band = enlarged(x[:, :, first:last], beside[:, :, 2 * first : 2 * last])
+        bands.append(_inner_rows(band, 2 * (top - first), 2 * (last - end)))
+    return torch.cat(bands, 2)
+
+
+def _band_rows(x: Tensor, conv_hr: nn.Conv2d, times: int) -> int:
+    """Rows of ``x`` in a band, which is ``times`` as large at full size."""
+    row_bytes = times**2 * x.shape[3] * x.shape[0] * conv_hr.out_channels * x.element_size()
+    return band_bytes(x.device) // row_bytes
 
 
 def band_bytes(device: torch.device) -> int:
@@ -100,22 +136,16 @@ def _enlarged(
     upconv2: nn.Conv2d,
     conv_hr: nn.Conv2d,
     conv_last: nn.Conv2d,
-    beside: Tensor | None,
     above: int = 0,
     below: int = 0,
 ) -> Tensor:
-    """All but ``above`` and ``below`` rows, which are there to be seen; fewer at each size.
-
-    ``beside`` has those that are seen at full size.
-    """
+    """All but ``above`` and ``below`` rows, which are there to be seen; fewer at each size."""
     seen_above, seen_below = _reach(above), _reach(below)
     x = conv_shuffle_lrelu(upconv1, x)
     x = _inner_rows(x, 2 * above - seen_above, 2 * below - seen_below)
     x = conv_shuffle_lrelu(upconv2, x)
     x = _inner_rows(x, seen_above, seen_below)
-    if beside is not None:
-        x = torch.cat((x, beside.to(x.dtype)), 1)
-    out: Tensor = conv_last(conv_lrelu(conv_hr, x))
+    out = conv_to_few(conv_last, conv_lrelu(conv_hr, x))
     return _inner_rows(out, seen_above, seen_below)
 
 
@@ -149,6 +179,8 @@ def warp(x: Tensor, flow: Tensor, padding_mode: str = "zeros") -> Tensor:
     ``x``: ``(N, C, H, W)``; ``flow``: ``(N, 2, H, W)`` in pixels, channel 0 = x. Coordinates are
     float32 whatever the type of ``x``: half precision holds no sub-pixel beyond column 1024.
     """
+    if gpu_steps.serve(x):
+        return gpu_steps.sampled(x, flow.float(), padding_mode)
     h, w = x.shape[2:]
     across = torch.arange(w, dtype=torch.float32, device=x.device) + flow[:, 0].float()
     down = torch.arange(h, dtype=torch.float32, device=x.device)[:, None] + flow[:, 1].float()

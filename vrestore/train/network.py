@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vrestore.errors import ModelError, UsageError
 from vrestore.models.checkpoint import ARCHITECTURES, load_module
-from vrestore.models.frbasicvsr import COLOUR, LUMA, FRBasicVSR
+from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.models.realbasicvsr import RealBasicVSR
@@ -131,18 +131,18 @@ def initialise(net: nn.Module) -> None:
             module.weight.data.mul_(0.1)
         if isinstance(module, FRBasicVSR) and module.hr_in:
             for trunk in (module.backward_trunk, module.forward_trunk):
-                _see_luma(trunk.main[0].weight.data)  # type: ignore[arg-type]
+                _see_luma(trunk.main[0].weight.data, module.block_px**2)  # type: ignore[arg-type]
         if isinstance(module, SPyNet):
             for level in module.basic_module:
                 level.basic_module[-1].weight.data.mul_(0.3)  # type: ignore[index, union-attr]
 
 
-def _see_luma(weight: Tensor) -> None:
-    """Let the first 16 of the outputs be the luma of the 16 pixels of a packed block."""
-    first = weight[:LUMA].mul_(0.1)
-    of_block = first[:, :COLOUR, 1, 1].view(len(first), 3, LUMA)
+def _see_luma(weight: Tensor, pixels: int) -> None:
+    """Let the first outputs be the luma of each of the pixels of a packed block."""
+    first = weight[:pixels].mul_(0.1)
+    of_block = first[:, : 3 * pixels, 1, 1].view(len(first), 3, pixels)
     for colour, share in enumerate((0.299, 0.587, 0.114)):
-        of_block[:, colour] += share * torch.eye(LUMA)[: len(first)]
+        of_block[:, colour] += share * torch.eye(pixels)[: len(first)]
 
 
 class DroppedConv2d(nn.Conv2d):
