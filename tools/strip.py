@@ -56,17 +56,22 @@ def reduced(folder: Path, row: str, restorers: list[Restorer]) -> list[Tensor]:
 
 
 def found(folder: Path, row: str, restorers: list[Restorer]) -> list[Tensor]:
-    """One place of one frame of the input, in its pixels: bicubic, each network's."""
+    """One place of one frame of the input, in its pixels: bicubic, each network's; all one scale.
+
+    Of a network of scale 1 the first is the input itself.
+    """
     clip, number, x, y = parsed(row)
-    height, width = (side // 4 for side in BOX_PX)
+    scale = restorers[0].scale
+    height, width = (side // scale for side in BOX_PX)
     frames, pixels = REACH
     first, top, left = max(0, number - frames), max(0, y - pixels), max(0, x - pixels)
     whole = read_frames(folder / f"{clip}.mp4")[first : number + frames + 1]
     lr = whole[:, :, top : y + height + pixels, left : x + width + pixels].float() / 255
-    pictures = [imresize(lr[number - first], 4)]
+    pictures = [imresize(lr[number - first], scale)]
     pictures += [list(restorer.stream(lr))[number - first].cpu() for restorer in restorers]
-    rows, columns = slice(4 * (y - top), 4 * (y - top + height)), slice(4 * (x - left), None)
-    return [to_8bit(p)[:, rows, columns][:, :, : 4 * width] for p in pictures]
+    rows = slice(scale * (y - top), scale * (y - top + height))
+    columns = slice(scale * (x - left), scale * (x - left + width))
+    return [to_8bit(p)[:, rows, columns] for p in pictures]
 
 
 def parsed(row: str) -> tuple[str, int, int, int]:

@@ -91,6 +91,7 @@ def _on_gpu(conv: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
         ONE_STEP
         and gpu_steps.serve(x)
         and type(conv) is nn.Conv2d
+        and conv.groups == 1
         and conv.bias is not None
         and not conv._forward_pre_hooks
     )
