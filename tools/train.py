@@ -41,7 +41,9 @@ def main() -> None:
         stop_after_s = args.minutes * 60 if args.minutes else None
         train(config, args.folder, find_device(args.device), stop_after_s)
     except KeyboardInterrupt:
-        print(f"train.py: interrupted; run again to go on from {args.folder}", file=sys.stderr)
+        saved = args.folder / "state.pt"
+        where = f"what {saved} holds" if saved.exists() else "the start: nothing was saved yet"
+        print(f"train.py: interrupted; run again to go on from {where}", file=sys.stderr)
         raise SystemExit(Interrupted.exit_code) from None
     except (VrestoreError, FloatingPointError, OSError) as error:
         said = error if isinstance(error, FloatingPointError) else told(error)

@@ -9,6 +9,7 @@ from films import shared
 from safetensors import safe_open
 
 from vrestore import Restorer, load_model
+from vrestore.evaluate.compression import compress
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
 from vrestore.models.catalogue import find
 from vrestore.models.resize import imresize
@@ -92,8 +93,8 @@ def real():
     return load_model("basicvsr-real")
 
 
-def test_both_shipped_files_say_their_licence():
-    for name in ("basicvsr", "basicvsr-real"):
+def test_all_shipped_files_say_their_licence():
+    for name in ("basicvsr", "basicvsr-real", "restore"):
         path = find(name).path
         with safe_open(path, "pt") as file:
             assert file.metadata()["licence"] == "Apache-2.0"
@@ -121,3 +122,38 @@ def test_the_real_one_keeps_the_colours(real):
     out = torch.stack(list(Restorer(real, precision="fp32", device="cpu").stream(frames)))
     cast = out.mean((0, 2, 3)) - frames.mean((0, 2, 3))
     assert cast.abs().max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def cleaner():
+    return load_model("restore")
+
+
+def example():
+    return read_frames(EXAMPLE)[:6, :, :96, :160]
+
+
+def test_the_cleaner_takes_noise_away_and_leaves_alone_what_is_clean(cleaner):
+    clean = example()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for sigma, least in ((10, 3.0), (15, 3.5)):
+            noisy = (clean + sigma * noise).round().clamp(0, 255)
+            before, after = (y_psnr(x, clean) for x in (noisy / 255, cleaner(noisy / 255)))
+            assert after - before > least
+        assert y_psnr(cleaner(clean / 255), clean) > 42
+
+
+def test_the_cleaner_undoes_some_of_what_a_codec_did(cleaner):
+    clean = read_frames(shared("media/val/bedroom.mp4"))[:10, :, 40:168, 100:292].contiguous()
+    spoilt = compress(clean, "mpeg2video", qscale=14)
+    with torch.no_grad():
+        after = y_psnr(cleaner(spoilt.float() / 255), clean)
+    assert after - y_psnr(spoilt.float() / 255, clean) > 0.3
+
+
+def test_the_cleaner_keeps_the_colours(cleaner):
+    frames = example().float() / 255
+    with torch.no_grad():
+        cast = cleaner(frames).mean((0, 2, 3)) - frames.mean((0, 2, 3))
+    assert cast.abs().max() < 0.005

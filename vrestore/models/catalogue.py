@@ -44,6 +44,18 @@ CATALOGUE: tuple[Entry, ...] = (
         file="weights/basicvsr-real.safetensors",
     ),
     Entry(
+        name="restore",
+        architecture="FRBasicVSR",
+        task="cleaning at the same size",
+        scale=1,
+        parameters=681_821,
+        data="free clips and photographs (noise, blur, JPEG, codecs)",
+        figure="",
+        licence="as vrestore",
+        note="ships with vrestore, trained by it; see its card",
+        file="weights/restore.safetensors",
+    ),
+    Entry(
         name="bicubic",
         architecture="Bicubic",
         task="super-resolution",

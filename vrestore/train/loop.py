@@ -100,6 +100,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         curves = open_curves(run, step)
 
     losses: list[float] = []
+    first = step
     tick = time.monotonic()
     samples = Batches(config, material, net.scale, share)
     for lq, gt in batches(samples, step, config.data.workers):
@@ -132,6 +133,9 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
 
+        if step == first + 1 and share.rank == 0:
+            took = time.monotonic() - tick
+            log.info("step %d of %d took %.1f s, with what comes first", step, config.steps, took)
         late = stop_after_s is not None and time.monotonic() - started > stop_after_s
         out_of_time = share.anyone(late, device)
         last = step == config.steps or out_of_time

@@ -45,7 +45,10 @@ def list_pictures(folder: Path) -> list[Path]:
         names = sorted(entry.name for entry in entries)
         found = f"{len(names)} others, {', '.join(names[:3])} among them" if names else "nothing"
         wanted = " ".join(sorted(PICTURE_SUFFIXES))
-        raise InputError(f"{folder}: no picture in it ({wanted}); found: {found}")
+        raise InputError(
+            f"{folder}: no picture in it ({wanted}); found: {found}; films are given one by one: "
+            f"{folder}/*"
+        )
     return sorted(pictures, key=_natural)
 
 
