@@ -32,6 +32,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*DTYPES, "int8")
 WORTH_IT = 1.25  # half precision must be this many times faster before ``auto`` takes it
 NEAR_DB = 45.0  # from float32: less can be seen to drift
+TRIED_OUTPUT_PX = 256  # side of the frames that are timed
 ROUNDS = 3  # by turns, so that what else the machine does strikes all alike
 # Of all pairs whose flow is found in one call, both ways. The widest layers of the published flow
 # network then hold 0.8 GB in float32.
@@ -213,9 +214,14 @@ def difference(truth: Tensor, found: Tensor) -> str | None:
 
 
 def _seconds(net: Network, device: torch.device, dtype: torch.dtype) -> float:
-    """How long two small frames take, or one window of them."""
+    """How long two small frames take, or one window of them.
+
+    Small of what comes out: a network of scale 1 has few places at work in an x4 one's input.
+    """
     count = net.before + 1 + net.after if isinstance(net, WindowNetwork) else 2
-    clip = torch.rand(1, count, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    side = TRIED_OUTPUT_PX // net.scale
+    g = torch.Generator().manual_seed(0)
+    clip = torch.rand(1, count, 3, side, side, generator=g).to(device)
     if isinstance(net, FrameNetwork):
         clip = clip[0]
     lower = dtype != torch.float32
