@@ -162,7 +162,7 @@ def test_weights_of_other_sizes_or_of_another_network_are_refused(tmp_path):
 
 
 def test_a_same_size_network_begins_with_the_luma_of_its_blocks():
-    """Its first four features, but for some noise: else pixels have to be found in mixed channels."""
+    """Its first four, but for some noise: else pixels have to be found in mixed channels."""
     net = build_network(
         {"name": "frbasicvsr", **SIZES["frbasicvsr"], "hr_in": True, "num_feat": 20}
     )
