@@ -8,6 +8,7 @@ from networks import moving_clip, small_basicvsr, small_edvr
 from vrestore import Restorer, load_model
 from vrestore.engine.precision import InPrecision, choose_precision
 from vrestore.errors import OutOfMemory, UsageError
+from vrestore.models.temporal import FrameNetwork
 
 
 def test_frames_come_out_in_the_restorers_scale_unclamped():
@@ -47,6 +48,23 @@ def test_auto_takes_what_is_fast_here(monkeypatch):
             precision, "_seconds", lambda n, d, dtype, slow=slow: 5.0 if dtype is slow else 1.0
         )
         assert choose_precision("auto", net, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_what_is_timed_makes_frames_of_one_size(scale):
+    from vrestore.engine import precision
+
+    seen = []
+
+    class Scaled(FrameNetwork):
+        def forward(self, x):
+            seen.append(x.shape[2:])
+            return x
+
+    net = Scaled()
+    net.scale = scale
+    precision._seconds(net, torch.device("cpu"), torch.float32)
+    assert [(scale * h, scale * w) for h, w in seen] == [(256, 256)]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """A step of a network as one launch: CUDA graphs, recorded once for each form of its inputs.
 
 A frame of BasicVSR is some 400 small kernels, and a GPU of today is done with each before Python
-has asked for the next. Recorded, a step is asked for once. It is the same arithmetic; on an H200
-half precision was seen to be rounded otherwise, as where cuDNN chooses another kernel.
+has asked for the next. Recorded, a step is asked for once. It is the same arithmetic; but frames of a
+recorded BasicVSR++ were not the unrecorded one's bit for bit on an H200, and why is not known.
 """
 
 from __future__ import annotations
@@ -101,10 +101,7 @@ class Recorder:
 
 
 def near(found: Any, wanted: Any) -> bool:
-    """Whether all tensors of one are those of the other but for rounding.
-
-    On a GPU other kernels may run for the same step elsewhere in memory.
-    """
+    """Whether all tensors of one are those of the other within ``NEAR``."""
     pairs = zip(tree_flatten(found)[0], tree_flatten(wanted)[0], strict=True)
     return all(
         (a.float() - b.float()).abs().max() <= NEAR * b.float().abs().max()
