@@ -1,8 +1,8 @@
 """A step of a network as one launch: CUDA graphs, recorded once for each form of its inputs.
 
 A frame of BasicVSR is some 400 small kernels, and a GPU of today is done with each before Python
-has asked for the next. Recorded, a step is asked for once. It is the same arithmetic; but frames of a
-recorded BasicVSR++ were not the unrecorded one's bit for bit on an H200, and why is not known.
+has asked for the next. Recorded, a step is asked for once. It is the same arithmetic; but frames of
+a recorded BasicVSR++ were not the unrecorded one's bit for bit on an H200, and why is not known.
 """
 
 from __future__ import annotations
