@@ -23,6 +23,7 @@ from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
+from vrestore.video.partial import partial_name
 from vrestore.video.probe import probe
 from vrestore.video.verify import PtsLog, verify
 
@@ -627,7 +628,7 @@ def test_the_partial_film_has_another_name_and_goes_on_abort(
     encoder = Encoder(tmp_path / "out.mp4", info, 96, 64, FAST)
     for frame in Decoder(info):
         encoder.write(frame)
-    assert leftovers(tmp_path) == [f".out.part-{os.getpid()}.mp4"]
+    assert leftovers(tmp_path) == [partial_name(tmp_path / "out.mp4")]
     assert not (tmp_path / "out.mp4").exists()
     child = encoder._child
     encoder.abort()

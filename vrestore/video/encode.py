@@ -27,7 +27,7 @@ from vrestore.video.command import CONTAINERS, EncodeSettings, arguments, plan, 
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
 from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo, Written
 from vrestore.video.isobmff import write_display_matrix
-from vrestore.video.partial import partial_name
+from vrestore.video.partial import clear_abandoned, partial_name
 from vrestore.video.probe import open_film
 from vrestore.video.trial import by_nvenc, in_short, refusal, try_out
 from vrestore.video.verify import PtsLog, verify
@@ -90,6 +90,7 @@ class Encoder:
         self._report: Written | None = None
         self._over = False
         self._last_pts: int | None = None
+        clear_abandoned(path.parent, path)
         with contextlib.ExitStack() as held:
             self._log = held.enter_context(contextlib.closing(PtsLog()))
             covers = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vrestore-")))
