@@ -1,14 +1,16 @@
 """``vrestore explain``: the strip, the shares, and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from films import ffmpeg, film, raw
 
+from vrestore import progress
 from vrestore.cli import main
-from vrestore.explain import GAP_PX, ZOOM, look_at, write
+from vrestore.explain import GAP_PX, STEPS, ZOOM, look_at, write
 
 
 @pytest.fixture
@@ -36,6 +38,22 @@ def test_the_strip_shows_every_frame_and_the_shares_add_up(here, capsys):
     assert "exists; give --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite", "-n", "bicubic"]) == 0
     assert "frame      1  100.0%" in capsys.readouterr().out
+
+
+def test_while_it_takes_its_time_it_says_how_far_it_is(here, capsys, monkeypatch):
+    words = ["explain", "clip.mp4", "--frame", "1", "--at", "20,10", "--reach", "0"]
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    assert main([*words, "-n", "bicubic", "-o", "a.png"]) == 0
+    lines = [f"explaining: step {done} of {STEPS}" for done in range(1, STEPS + 1)]
+    assert capsys.readouterr().err.splitlines() == lines
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main([*words, "-n", "bicubic", "-o", "b.png"]) == 0
+    told = capsys.readouterr()
+    assert f"{STEPS}/{STEPS}" in told.err
+    assert told.err.endswith("\n")
+    assert told.out.startswith("frame      1")
+    assert main([*words, "-n", "bicubic", "-o", "c.png", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,10 @@ def run_explain(args: argparse.Namespace) -> int:
     show = choose_display(args)
     options = RestoreOptions(model=args.model, weights=args.weights, offline=args.offline)
     fetch_weights(options, show)
-    found = explain.explain(place, load_model(args.model, args.weights, offline=args.offline))
+    network = load_model(args.model, args.weights, offline=args.offline)
+    found = explain.explain(
+        place, network, stepped=lambda done: show.explaining(done, explain.STEPS)
+    )
     explain.save(found.strip, target)
     show.explained(found.shares, target)
     return 0

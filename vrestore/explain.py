@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from operator import itemgetter
@@ -96,8 +96,13 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
     raise InputError(f"{source}: ends before frame {frame}; the first one is frame 0")
 
 
-def explain(place: Place, network: Network, steps: int = STEPS) -> Explanation:
-    """Attribution of the output round the place.
+def explain(
+    place: Place,
+    network: Network,
+    steps: int = STEPS,
+    stepped: Callable[[int], object] = lambda done: None,
+) -> Explanation:
+    """Attribution of the output round the place. ``stepped``: told how many steps are done.
 
     The network sees the place's frames as a shot of their own: IconVSR's key frames are counted
     from the first of them, and RealBasicVSR decides by them how often to clean.
@@ -113,6 +118,7 @@ def explain(place: Place, network: Network, steps: int = STEPS) -> Explanation:
         column,
         PATCH_PX,
         steps,
+        stepped,
     )
     parts = shares(contributions)
     box = [v // scale for v in begin], -(-PATCH_PX // scale)

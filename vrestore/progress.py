@@ -48,6 +48,9 @@ class Silence:
     def planned(self, plan: Plan) -> None:
         """Called when it is known what a film will take."""
 
+    def explaining(self, done: int, total: int) -> None:
+        """Called while that is being found out, with steps."""
+
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         """Called when it is known what an output was made from."""
 
@@ -102,6 +105,11 @@ class PlainLines(Silence):
     def planned(self, plan: Plan) -> None:
         print("\n".join(plan.lines()), flush=True)
 
+    def explaining(self, done: int, total: int) -> None:
+        if time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            print(f"explaining: step {done} of {total}", file=sys.stderr, flush=True)
+
     def explained(self, shares: Mapping[int, float], target: Path) -> None:
         for number, share in shares.items():
             print(f"frame {number:6d}  {share:6.1%}  {'#' * round(60 * share)}")
@@ -129,6 +137,15 @@ class Bar(PlainLines):
         if self.bar is None:
             self.bar = tqdm(total=now.total, unit="frame", desc=now.source.name, dynamic_ncols=True)
         self.bar.update(now.frames - self.bar.n)
+
+    def explaining(self, done: int, total: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=total, unit="step", desc="explaining", dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)
+
+    def explained(self, shares: Mapping[int, float], target: Path) -> None:
+        self.close()
+        super().explained(shares, target)
 
     def ended(self, outcome: Outcome) -> None:
         self.close()

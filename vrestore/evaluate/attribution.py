@@ -13,14 +13,22 @@ BLUR_SIGMA_PX = 1.2  # of the path's beginning, in input pixels, as in the paper
 Run = Callable[[Tensor], Tensor]
 
 
-def attribution(run: Run, clip: Tensor, row: int, column: int, patch: int, steps: int) -> Tensor:
+def attribution(
+    run: Run,
+    clip: Tensor,
+    row: int,
+    column: int,
+    patch: int,
+    steps: int,
+    stepped: Callable[[int], object] = lambda done: None,
+) -> Tensor:
     """How much each value of ``clip`` ``(T, 3, H, W)`` contributed, signed: the same shape.
 
     ``run`` makes of a clip the picture ``(3, H', W')`` that is asked about; the patch of ``patch``
     pixels begins at ``row`` and ``column`` of it. Gu and Dong, CVPR 2021 (arXiv 2011.11036), eq. 4
     and 5: gradients of the patch's edges, integrated along the path on which a blurred clip becomes
     sharp (eq. 7), in ``steps`` steps. Their sum is the edges of the patch less those of the patch
-    that the blurred clip gives.
+    that the blurred clip gives. ``stepped`` is told after each step how many are done.
     """
     total = torch.zeros_like(clip)
     here = blurred(clip, BLUR_SIGMA_PX)
@@ -32,6 +40,7 @@ def attribution(run: Run, clip: Tensor, row: int, column: int, patch: int, steps
             (gradient,) = torch.autograd.grad(edges, point)
         total += gradient * (there - here)
         here = there
+        stepped(step + 1)
     return total
 
 
