@@ -12,6 +12,7 @@ from vrestore.errors import Interrupted, VrestoreError, told
 from vrestore.train.config import read_config
 from vrestore.train.loop import train
 from vrestore.train.plot import plot
+from vrestore.train.stop import Stop
 
 
 def main() -> None:
@@ -38,8 +39,10 @@ def main() -> None:
         if args.plot:
             plot(args.folder / "log.csv", config, args.plot)
             return
-        stop_after_s = args.minutes * 60 if args.minutes else None
-        train(config, args.folder, find_device(args.device), stop_after_s)
+        with Stop(args.minutes * 60 if args.minutes else None) as stop:
+            train(config, args.folder, find_device(args.device), stop)
+        if stop.asked:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         saved = args.folder / "state.pt"
         where = f"what {saved} holds" if saved.exists() else "the start: nothing was saved yet"

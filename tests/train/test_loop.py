@@ -28,6 +28,7 @@ from vrestore.train.losses import LOSSES
 from vrestore.train.network import begin, build_network, forward
 from vrestore.train.objective import Judges, objective, teach
 from vrestore.train.plot import plot
+from vrestore.train.stop import Stop
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(tmp_path, o
     config, cpu = tiny_config(), torch.device("cpu")
     loop.train(config, tmp_path / "whole", cpu, None)
     for _ in range(config.steps):  # each call is out of time after one step
-        loop.train(config, tmp_path / "pieces", cpu, 0.0)
+        loop.train(config, tmp_path / "pieces", cpu, Stop(0.0))
     whole = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
     pieces = torch.load(tmp_path / "pieces" / "state.pt", weights_only=True)
     assert whole["step"] == pieces["step"] == config.steps
@@ -61,7 +62,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(tmp_path, o
 
 
 def test_a_run_killed_before_its_first_state_begins_its_log_anew(tmp_path, on_made_pictures):
-    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
     (tmp_path / "state.pt").unlink()
     loop.train(tiny_config(), tmp_path, CPU, None)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
@@ -77,7 +78,7 @@ def test_the_flow_network_stays_as_it_is_at_first(tmp_path, on_made_pictures):
     config, cpu = tiny_config(), torch.device("cpu")
     states = []
     for _ in range(config.steps):
-        loop.train(config, tmp_path, cpu, 0.0)
+        loop.train(config, tmp_path, cpu, Stop(0.0))
         states.append(torch.load(tmp_path / "state.pt", weights_only=True)["net"])
     taught = torch.load(tmp_path / "flow.pt", weights_only=True)["spynet"]
     for step, state in enumerate(states, start=1):
@@ -183,7 +184,7 @@ def test_a_run_with_a_discriminator_is_resumed_to_the_same_losses(
     config = with_everything(dropout=0.3, **judges)
     loop.train(config, tmp_path / "whole", CPU, None)
     for _ in range(config.steps):
-        loop.train(config, tmp_path / "pieces", CPU, 0.0)
+        loop.train(config, tmp_path / "pieces", CPU, Stop(0.0))
     whole, pieces = (
         torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "pieces")
     )
@@ -204,7 +205,7 @@ def test_every_kind_of_loss_counts(judges, kind):
     judged = Judges.of(config, CPU)
     judged.discriminator.eval()  # its vectors stay
     lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
-    nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), 0.0)
+    nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), Stop(0.0))
     silent = dataclasses.replace(config.stage[1], **nothing)
     assert objective(net, lq, gt, silent, judged, config)[0] == 0
     alone = dataclasses.replace(silent, **{kind: 1.0})
@@ -305,7 +306,7 @@ def test_curves_are_written_where_tensorboard_is(tmp_path, on_made_pictures):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
     loop.train(tiny_config(), tmp_path, CPU, None)
     events = EventAccumulator(str(tmp_path / "curves"))
     events.Reload()
@@ -314,10 +315,10 @@ def test_curves_are_written_where_tensorboard_is(tmp_path, on_made_pictures):
 
 
 def test_a_state_of_another_network_is_refused(tmp_path, on_made_pictures):
-    loop.train(tiny_config(), tmp_path, CPU, 0.0)
+    loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
     sizes = SIZES["basicvsr"] | {"num_feat": 12}
     with pytest.raises(ModelError, match="is of another network"):
-        loop.train(dataclasses.replace(tiny_config(), network=sizes), tmp_path, CPU, 0.0)
+        loop.train(dataclasses.replace(tiny_config(), network=sizes), tmp_path, CPU, Stop(0.0))
 
 
 def test_validation_shows_what_training_shows(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from vrestore.models.checkpoint import save_network
 from vrestore.train.config import read_config
 from vrestore.train.loop import train
 from vrestore.train.network import begin, build_network
+from vrestore.train.stop import Stop
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs/train").glob("*.toml"))
 
@@ -118,6 +120,51 @@ def test_a_tool_tells_what_is_wrong_in_a_line(tmp_path):
     assert failed.stderr.splitlines()[0].startswith("train.py: ")
     assert "did you mean 'steps'" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a group of processes is asked")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_the_step_that_it_is_at(made, tmp_path, how):
+    recipe = next(p for p in RECIPES if p.stem == "basicvsr_compact")
+    long = ["stage.0.steps=100000", "save_every=100000", "validate_every=100000"]
+    changes = [*tiny(recipe, made), *long, "data.workers=2"]
+    words = [word for change in changes for word in ("--set", change)]
+    run = tmp_path / "run"
+    command = [sys.executable, "tools/train.py", str(recipe), "--folder", str(run), *words]
+    told = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=RECIPES[0].parents[2], **told) as process:
+        try:
+            while "step 2 " not in (line := process.stderr.readline()):
+                assert line, "the run ended by itself"
+            assert not (run / "state.pt").exists()
+            os.killpg(process.pid, how)  # all of them, as a terminal does
+            said = process.stderr.read()
+            assert process.wait(timeout=60) == 130, said
+        finally:
+            process.kill()
+    assert "Traceback" not in said
+    assert f"run again to go on from what {run / 'state.pt'} holds" in said
+    steps = [int(step) for step, _, _ in losses(run)]
+    assert torch.load(run / "state.pt", weights_only=True)["step"] == steps[-1] == len(steps)
+    config = read_config(recipe, [*changes, f"stage.0.steps={steps[-1] + 1}"])
+    train(config, run, torch.device("cpu"))
+    assert [int(step) for step, _, _ in losses(run)] == [*steps, steps[-1] + 1]
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before = signal.getsignal(signal.SIGINT)
+    with Stop() as stop:
+        assert not stop.due()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the same one, handed on
+        assert stop.due()
+        clock[0] += 3
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_that_is_refused_leaves_what_lies_there(made, tmp_path):

@@ -34,6 +34,7 @@ from vrestore.train.footage import (
 )
 from vrestore.train.real_world import degrade
 from vrestore.train.share import ALONE, Share
+from vrestore.train.stop import leave_to_main
 
 HALO_PX = 16  # high-resolution margin around a patch: two reaches of the x1/4 kernel
 
@@ -229,7 +230,9 @@ class Reduced(Sequence[Tensor]):
 def batches(data: Dataset[Any], first: int, workers: int) -> DataLoader[Any]:
     """Items ``first``, ``first + 1``, ... made in worker processes, in their order."""
     rest = range(first, len(data))  # type: ignore[arg-type]
-    return DataLoader(data, batch_size=None, sampler=rest, num_workers=workers)
+    return DataLoader(
+        data, batch_size=None, sampler=rest, num_workers=workers, worker_init_fn=leave_to_main
+    )
 
 
 def clip_view(

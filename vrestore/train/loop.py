@@ -42,6 +42,7 @@ from vrestore.train.records import (
     write_row,
 )
 from vrestore.train.share import Share
+from vrestore.train.stop import Stop
 
 log = logging.getLogger("vrestore.train")
 
@@ -49,8 +50,8 @@ VALIDATED_FRAMES = 12  # of each clip, while a run goes on
 WILD_FACTOR, WILD_STEPS = 20, 3  # what is no longer noise
 
 
-def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: float | None) -> None:
-    """Train to the end of the last stage, or for ``stop_after_s`` seconds; resumes from ``run``.
+def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | None = None) -> None:
+    """Train to the end of the last stage, or until ``stop`` is due; resumes from ``run``.
 
     ``run/state.pt`` holds all that a later call needs to go on as if never stopped;
     ``run/config.toml`` the run as it was asked for, ``run/log.csv`` one row per ``log_every``
@@ -61,7 +62,6 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
     share = Share.join()
     for stage in config.stage:
         share.check(stage.batch)
-    started = time.monotonic()
     torch.manual_seed(config.seed)
     net = build_network(config.network)
     state_file = run / "state.pt"
@@ -136,11 +136,10 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
         if step == first + 1 and share.rank == 0:
             took = time.monotonic() - tick
             log.info("step %d of %d took %.1f s, with what comes first", step, config.steps, took)
-        late = stop_after_s is not None and time.monotonic() - started > stop_after_s
-        out_of_time = share.anyone(late, device)
-        last = step == config.steps or out_of_time
+        stopped = share.anyone(stop is not None and stop.due(), device)
+        last = step == config.steps or stopped
         if share.rank > 0:
-            if out_of_time:
+            if stopped:
                 return
             continue
         seconds = (time.monotonic() - tick) / len(losses)
@@ -160,7 +159,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop_after_s: fl
                 parts |= {"rival": rival, "rival_optimiser": rival_optimiser}
             state = {name: part.state_dict() for name, part in parts.items()}
             save(state_file, state | {"step": step, "new": new, "watch": watch.kept()})
-        if out_of_time:
+        if stopped:
             log.info("stopped at step %d of %d; run again to go on", step, config.steps)
             return
 
