@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,24 @@ from vrestore.errors import ModelError
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.frbasicvsr import FRBasicVSR, packed, unpacked
-from vrestore.models.temporal import Seen
+from vrestore.models.temporal import Features, Seen
+
+
+def encoded(net: FRBasicVSR, frames: Tensor) -> Features:
+    """The middle one of three frames ``(3, 3, H, W)``."""
+    return net.encode(Seen(tuple(frames[:, None].unbind()), 1, False, 0))
+
+
+def seen_by(trunk: nn.Module) -> list[Tensor]:
+    seen: list[Tensor] = []
+    trunk.register_forward_pre_hook(lambda _, parts: seen.extend(parts))
+    return seen
+
+
+def seen_size(x: Features) -> tuple[int, int]:
+    """Rows and columns of the features."""
+    height, width = x[2].shape[2:] if len(x) > 2 else x[0].shape[2:]
+    return height, width
 
 
 @pytest.mark.parametrize(("across", "down"), [(1, 0), (0, 2), (-3, 1)])
@@ -55,11 +73,34 @@ def test_pictures_are_packed_as_pixel_shuffle_has_it() -> None:
 
 def test_a_trunk_sees_the_moved_picture_of_its_neighbour() -> None:
     net = small_frbasicvsr()
-    x, flow = (torch.rand(1, 3, 6, 7),), torch.zeros(1, 2, 6, 7)
+    x, flow = encoded(net, torch.rand(3, 3, 6, 7)), torch.zeros(1, 2, 6, 7)
     state = torch.rand(1, 8, 6, 7)
     before = net.advance(net.passes[1], x, [state], [flow], [])
     net.picture.bias += 0.5
     assert not torch.equal(net.advance(net.passes[1], x, [state], [flow], []), before)
+
+
+@pytest.mark.parametrize("make", [small_frbasicvsr, small_frbasicvsr_same_size])
+@pytest.mark.parametrize("step", [-1, 1])
+def test_a_trunk_sees_by_how_much_the_luma_of_its_neighbour_moved_differs(
+    make: Callable[[], FRBasicVSR], step: int
+) -> None:
+    """One whole pixel of the luma to the left and two down; in one place the frame is brighter."""
+    net, there, other = make(), torch.rand(3, 20, 24), torch.rand(3, 20, 24)
+    here = there.roll((-2, 1), (1, 2))
+    here[:, 8, 9] += 0.25
+    x = encoded(net, torch.stack((other, here, there) if step < 0 else (there, here, other)))
+    seen = seen_by(net.backward_trunk if step < 0 else net.forward_trunk)
+    pass_ = next(p for p in net.passes if p.step == step)
+    down, across = (20, 24) if net.scale == 4 else (5, 6)
+    flow = torch.tensor([-1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, down, across)
+    state = torch.rand(1, 8, *seen_size(x))
+    net.advance(pass_, x, [state], [flow * across / 24], [])
+    differs = F.pixel_shuffle(seen[1], 24 // seen[1].shape[3])[0, 0]
+    expected = torch.zeros(20, 24)
+    expected[8, 9] = -0.25
+    inner = slice(4, -4)
+    torch.testing.assert_close(differs[inner, inner], expected[inner, inner], atol=1e-4, rtol=0)
 
 
 def test_it_is_known_by_its_weights_and_apart_from_basicvsr(tmp_path: Path) -> None:
@@ -82,16 +123,16 @@ def test_trunks_that_see_no_picture_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_size_form_sees_blocks_and_finds_flow_in_means_of_four() -> None:
     net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 13, 18)
-    seen, packed, small = net.encode(Seen((frame,), 0, True, 0))
-    assert seen is frame
+    seen, _, packed, small = encoded(net, frame.expand(3, -1, -1, -1))
+    assert torch.equal(seen, frame)
     assert packed.shape == (1, 12, 8, 10)
     assert small.shape == (1, 3, 4, 5)
     means = F.avg_pool2d(packed.unflatten(1, (3, 4)).mean(2), 2)
     torch.testing.assert_close(means, small)
     torch.testing.assert_close(small[0, :, 2, 1], frame[0, :, 8:12, 4:8].mean((1, 2)))
-    other = net.encode(Seen((torch.rand(1, 3, 13, 18),), 1, True, 0))
+    x, other = encoded(net, frame.expand(3, -1, -1, -1)), encoded(net, torch.rand(3, 3, 13, 18))
     for flow, expected in zip(
-        net.flow((seen, packed, small), other), net.spynet.both_ways(small, other[2]), strict=True
+        net.flow(x, other), net.spynet.both_ways(small, other[3]), strict=True
     ):
         assert torch.equal(flow, expected)
 
@@ -106,11 +147,9 @@ def test_the_flow_of_the_same_size_form_moves_features_and_pictures_as_far() -> 
     torch.testing.assert_close(
         moved[..., inner, inner], shifted[..., inner, inner], atol=1e-4, rtol=1e-4
     )
-    seen: list[Tensor] = []
-    net.forward_trunk.register_forward_pre_hook(lambda _, parts: seen.extend(parts))
-    x = net.encode(Seen((torch.rand(1, 3, 20, 24),), 0, True, 0))
-    net.advance(net.passes[1], x, [state], [flow], [])
-    _, _, features = seen
+    seen = seen_by(net.forward_trunk)
+    net.advance(net.passes[1], encoded(net, torch.rand(3, 3, 20, 24)), [state], [flow], [])
+    _, _, _, features = seen
     inner = slice(3, -3)
     expected = state.roll((2, -1), (2, 3))
     torch.testing.assert_close(

@@ -36,6 +36,10 @@ class FRBasicVSR(BasicVSR):
     into channels again (space-to-depth, FRVSR sec. 3.1), the trunk sees it beside the features. The
     mean of both passes' pictures is part of the output, so that each learns to paint.
 
+    What was painted of noise is the noise with its sign turned, and that of another frame is of no
+    use alone. So a trunk also sees by how much the luma of the neighbour, moved, differs from its
+    frame's: it knows then what the two together are, and what was moved to a wrong place.
+
     ``hr_in``: input and output of one size (deblocking, denoising). Trunks see 2x2 blocks of the
     frame packed into channels, as in Real-ESRGAN's x2 and x1 models (arXiv 2107.10833, fig. 4),
     flow is found in the means of 4x4 blocks, where noise averages out, and the tail sees the frame
@@ -59,7 +63,7 @@ class FRBasicVSR(BasicVSR):
         self.scale = 1 if hr_in else 4
         self.block_px = 2 if hr_in else 4  # side of what one place of the features becomes
         luma = self.block_px**2  # channels of a picture of luma packed into such places
-        num_in_ch = (3 * luma if hr_in else 3) + luma + num_feat
+        num_in_ch = (3 * luma + luma if hr_in else 3 + 1) + luma + num_feat
         self.backward_trunk = ConvResidualBlocks(num_in_ch, num_feat, num_block)
         self.forward_trunk = ConvResidualBlocks(num_in_ch, num_feat, num_block)
         self.picture = nn.Conv2d(num_feat, luma, 1)
@@ -69,31 +73,34 @@ class FRBasicVSR(BasicVSR):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     parts = BasicVSR.parts | {"picture"}
+    context = 1  # a trunk sees the luma of a neighbour
 
     @staticmethod
     def sizes(shapes: Shapes) -> dict[str, Any]:
         """The constructor's arguments, read off a checkpoint."""
         sizes, first = BasicVSR.sizes(shapes), "backward_trunk.main.0.weight"
         beside_features = shapes.size(first, 1) - sizes["num_feat"]
-        if beside_features not in (3 + 16, 12 + 4):
+        if beside_features not in (3 + 1 + 16, 12 + 4 + 4):
             raise LookupError(first)
-        return sizes | {"hr_in": beside_features == 12 + 4}
+        return sizes | {"hr_in": shapes.size("picture.weight") == 4}
 
     def encode(self, seen: Seen) -> Features:
-        """The frame; of the same-size form also its blocks, packed, and their means.
+        """The frame, and luma before it, its own and after it; of the same-size form also blocks.
 
-        ``(N, 3, H, W)``; ``(N, 12, H/2, W/2)`` and ``(N, 3, H/4, W/4)`` of the frame continued to
-        whole blocks.
+        ``(N, 3, H, W)``, twice. The same-size form has the latter of frames continued to whole
+        blocks, and of these blocks of 2x2, packed, and the means of 4x4: ``(N, 12, H/2, W/2)``,
+        ``(N, 3, H/4, W/4)``.
         """
+        before, frame, after = (pad_to_multiple(f, FLOW_PX // self.scale) for f in seen.frames)
+        luma = torch.cat([_luma(f) for f in (before, frame, after)], 1)
         if not self.hr_in:
-            return (seen.frame,)
-        padded = pad_to_multiple(seen.frame, FLOW_PX)
-        blocks, means = F.pixel_unshuffle(padded, self.block_px), F.avg_pool2d(padded, FLOW_PX)
-        return seen.frame, blocks, means
+            return seen.frame, luma
+        blocks, means = F.pixel_unshuffle(frame, self.block_px), F.avg_pool2d(frame, FLOW_PX)
+        return seen.frame, luma, blocks, means
 
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
         """Both directions in one batch; of the frames, or of the means of their blocks."""
-        return self.spynet.both_ways(a[-1], b[-1])
+        return self.spynet.both_ways(*((a[3], b[3]) if self.hr_in else (a[0], b[0])))
 
     def advance(
         self,
@@ -103,18 +110,28 @@ class FRBasicVSR(BasicVSR):
         flows: Sequence[Tensor],
         read: Sequence[Tensor],
     ) -> Tensor:
-        """Move the neighbour's picture and features here, join them with the frame, refine."""
-        frame = x[1] if self.hr_in else x[0]
+        """Move a neighbour's luma, picture and features here, join them with the frame, refine."""
+        frame = x[2] if self.hr_in else x[0]
         if states:
-            flow = _enlarged(flows[0], FLOW_PX // self.block_px)
-            carried = self.moved_picture(states[0], flows[0]), warp(states[0], flow)
+            before, luma, after = x[1].split_with_sizes((1, 1, 1), 1)
+            carried = (
+                self.difference(luma, after if pass_.step < 0 else before, flows[0]),
+                self.moved_picture(states[0], flows[0]),
+                warp(states[0], _enlarged(flows[0], FLOW_PX // self.block_px)),
+            )
         else:
             n, _, h, w = frame.shape
-            luma = self.picture.out_channels
-            carried = frame.new_zeros(n, luma, h, w), frame.new_zeros(n, self.num_feat, h, w)
+            luma = frame.new_zeros(n, 4 if self.hr_in else 1, h, w)
+            picture = frame.new_zeros(n, self.picture.out_channels, h, w)
+            carried = luma, picture, frame.new_zeros(n, self.num_feat, h, w)
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
         out: Tensor = trunk(frame, *carried)
         return out
+
+    def difference(self, luma: Tensor, neighbour: Tensor, flow: Tensor) -> Tensor:
+        """The neighbour's luma, moved here, less this: ``(N, 1, H, W)``; ``hr_in``: 4, packed."""
+        moved = warp(neighbour, _enlarged(flow, FLOW_PX // self.scale), padding_mode="border")
+        return packed(moved - luma, self.block_px // self.scale)
 
     def moved_picture(self, state: Tensor, flow: Tensor) -> Tensor:
         """A neighbour's picture, moved at full size: ``(N, 16, H, W)``, packed; ``hr_in``: 4."""
@@ -135,6 +152,11 @@ class FRBasicVSR(BasicVSR):
         out = enlarge_x2(fused, *self.tail, pad_to_multiple(frame, FLOW_PX)) + painted
         h, w = frame.shape[2:]
         return out[..., :h, :w] + frame
+
+
+def _luma(frame: Tensor) -> Tensor:
+    """Grey, ``(N, 1, H, W)``."""
+    return 0.299 * frame[:, :1] + 0.587 * frame[:, 1:2] + 0.114 * frame[:, 2:]
 
 
 def _enlarged(flow: Tensor, times: int) -> Tensor:
