@@ -137,11 +137,20 @@ def test_the_cleaner_takes_noise_away_and_leaves_alone_what_is_clean(cleaner):
     clean = example()
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for sigma, least in ((10, 3.0), (15, 3.5)):
+        for sigma, least in ((10, 5.0), (15, 6.0)):
             noisy = (clean + sigma * noise).round().clamp(0, 255)
             before, after = (y_psnr(x, clean) for x in (noisy / 255, cleaner(noisy / 255)))
             assert after - before > least
         assert y_psnr(cleaner(clean / 255), clean) > 42
+
+
+def test_the_neighbours_help_the_cleaner(cleaner):
+    clean = example()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (clean + 10 * noise).round().clamp(0, 255) / 255
+    with torch.no_grad():
+        alone = torch.cat([cleaner(frame[None]) for frame in noisy])
+        assert y_psnr(cleaner(noisy), clean) > y_psnr(alone, clean) + 0.5
 
 
 def test_the_cleaner_undoes_some_of_what_a_codec_did(cleaner):
