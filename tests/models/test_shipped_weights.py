@@ -105,15 +105,15 @@ def test_all_shipped_files_say_their_licence():
 def test_the_real_one_takes_noise_away_that_the_clean_one_enlarges(net, real):
     """A still picture under noise that changes: what still changes in the output is noise."""
     still = read_frames(EXAMPLE)[:1, :, :96, :160].float() / 255
-    noise = 0.02 * torch.randn(6, *still.shape[1:], generator=torch.Generator().manual_seed(0))
-    noisy = ((still + noise) * 255).round().clamp(0, 255) / 255
+    grey = torch.randn(6, 1, *still.shape[2:], generator=torch.Generator().manual_seed(0))
+    noisy = ((still + 0.02 * grey) * 255).round().clamp(0, 255) / 255
 
     def flicker(x):
         return (x[2:-1] - x[1:-2]).square().mean().sqrt().item()
 
     with torch.no_grad():
-        assert flicker(real(noisy)) < 0.9 * flicker(imresize(noisy, 4))
-        assert flicker(real(noisy)) < 0.8 * flicker(net(noisy))
+        assert flicker(real(noisy)) < 0.6 * flicker(imresize(noisy, 4))
+        assert flicker(real(noisy)) < 0.4 * flicker(net(noisy))
 
 
 def test_the_real_one_keeps_the_colours(real):
