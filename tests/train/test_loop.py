@@ -205,7 +205,7 @@ def test_every_kind_of_loss_counts(judges, kind):
     judged = Judges.of(config, CPU)
     judged.discriminator.eval()  # its vectors stay
     lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
-    nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), Stop(0.0))
+    nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), 0.0)
     silent = dataclasses.replace(config.stage[1], **nothing)
     assert objective(net, lq, gt, silent, judged, config)[0] == 0
     alone = dataclasses.replace(silent, **{kind: 1.0})
