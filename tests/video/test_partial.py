@@ -32,16 +32,12 @@ def of_process(path: Path, pid: int) -> Path:
         return path.with_name(partial_name(path))
 
 
-@pytest.mark.parametrize("kind", ["film.mkv", "folder", "a" * 251 + ".mp4"])
+@pytest.mark.parametrize("kind", ["film.mkv", "a" * 251 + ".mp4"])
 def test_only_what_nobody_will_finish_is_deleted(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
     abandoned = of_process(path, gone())
-    if path.suffix:
-        abandoned.touch()
-    else:
-        abandoned.mkdir()
-        (abandoned / "00000000.png").touch()
-    machine, number = abandoned.name.split(".part-")[1].split(path.suffix or None)[0].rsplit("-", 1)
+    abandoned.touch()
+    machine, number = abandoned.name.split(".part-")[1].split(path.suffix)[0].rsplit("-", 1)
     assert machine
     other_machine = abandoned.name.replace(f"{machine}-{number}", f"x-{number}")
     kept = [
@@ -52,8 +48,17 @@ def test_only_what_nobody_will_finish_is_deleted(tmp_path: Path, kind: str) -> N
     ]
     for one in kept:
         one.touch()
-    clear_abandoned(tmp_path, path)
+    clear_abandoned(path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_pictures_that_a_run_could_not_name_stay(tmp_path: Path) -> None:
+    """It has said where they are."""
+    kept = of_process(tmp_path / "pictures", gone())
+    kept.mkdir()
+    (kept / "00000000.png").touch()
+    clear_abandoned(tmp_path / "pictures")
+    assert list(kept.iterdir())
 
 
 def test_machines_without_a_name_have_one_too(monkeypatch: pytest.MonkeyPatch) -> None:

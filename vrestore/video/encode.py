@@ -90,7 +90,7 @@ class Encoder:
         self._report: Written | None = None
         self._over = False
         self._last_pts: int | None = None
-        clear_abandoned(path.parent, path)
+        clear_abandoned(path)
         with contextlib.ExitStack() as held:
             self._log = held.enter_context(contextlib.closing(PtsLog()))
             covers = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vrestore-")))

@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 from pathlib import Path
 
 _LONGEST_NAME = 255  # bytes, on all file systems in use
@@ -17,28 +16,27 @@ def partial_name(path: Path) -> str:
     return _name(path, os.getpid())
 
 
-def clear_abandoned(folder: Path, path: Path) -> None:
-    """Delete what earlier runs of this machine left in ``folder`` of ``path`` and will not finish.
+def clear_abandoned(path: Path) -> None:
+    """Delete what earlier runs of this machine left of the film ``path`` and will not finish.
 
-    Those of other machines stay, as nobody here knows whether they run; so does what cannot be
-    deleted, and everything where processes cannot be asked for without harm (Windows).
+    Folders of pictures stay: those in them are whole, and a run that could not name them has said
+    where they are. What other machines left stays, as nobody here knows whether they run; so does
+    what cannot be deleted, and everything where processes cannot be asked for without harm
+    (Windows).
     """
     if os.name != "posix":
         return
     of_process = re.compile(rf"-(\d+){re.escape(path.suffix)}$")
     try:
-        there = list(folder.iterdir())
+        there = list(path.parent.iterdir())
     except OSError:  # none yet, or not ours to read; whoever writes there will say so
         return
     for entry in there:
         found = of_process.search(entry.name)
         if not found or entry.name != _name(path, int(found[1])) or _runs(int(found[1])):
             continue
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                entry.unlink()
+        with contextlib.suppress(OSError):
+            entry.unlink()
 
 
 def fitting(name: str, end: str, longest: int = _LONGEST_NAME) -> str:

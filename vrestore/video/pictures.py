@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.video.frame import Frame, PixelFormat, Plane, VideoInfo, Written
-from vrestore.video.partial import clear_abandoned, partial_name
+from vrestore.video.partial import partial_name
 from vrestore.video.picture_codec import coding_for, decode_picture
 
 PICTURES_A_SECOND: Final = Fraction(25)  # where nothing else is asked for
@@ -174,7 +174,6 @@ class PictureWriter:
         self._partial: Final = self._partial_path()
         if self._single and not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: there is no folder {self.path.parent}")
-        clear_abandoned(self._partial.parent, self.path.absolute())
         if not self._single:
             _make_folder(self._partial)
 
