@@ -136,7 +136,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         if step == first + 1 and share.rank == 0:
             took = time.monotonic() - tick
             log.info("step %d of %d took %.1f s, with what comes first", step, config.steps, took)
-        stopped = share.anyone(stop is not None and stop.due(), device)
+        asked = share.anyone(stop is not None and stop.asked, device)
+        stopped = asked or share.anyone(stop is not None and stop.due(), device)
         last = step == config.steps or stopped
         if share.rank > 0:
             if stopped:
@@ -144,7 +145,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             continue
         seconds = (time.monotonic() - tick) / len(losses)
         gains: dict[str, float] = {}
-        if step % config.validate_every == 0 or last:
+        if step % config.validate_every == 0 or (last and not asked):  # who asks may not wait
             gains = validate(ema, validation, device, strips=run / "strips", step=step)
         if step % config.log_every == 0 or gains:
             row = {"step": step, "loss": sum(losses) / len(losses), "norm": float(norm)}
