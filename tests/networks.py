@@ -12,6 +12,7 @@ from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR
 from vrestore.models.frbasicvsr import FRBasicVSR
+from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.realbasicvsr import RealBasicVSR
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
@@ -34,6 +35,14 @@ def small_frbasicvsr_same_size() -> FRBasicVSR:
     """Its form of scale 1."""
     net = awake(FRBasicVSR(8, 1, hr_in=True, **SMALL_FLOW))
     assert isinstance(net, FRBasicVSR)
+    return net
+
+
+def small_frrealbasicvsr() -> FRRealBasicVSR:
+    """It and a cleaner before it, of another size."""
+    sizes = {"cleaner_feat": 12, "cleaner_block": 2, "cleaner_tail_feat": 4}
+    net = awake(FRRealBasicVSR(8, 1, **(SMALL_FLOW | sizes)))
+    assert isinstance(net, FRRealBasicVSR)
     return net
 
 

@@ -9,6 +9,7 @@ from networks import (
     small_edvr,
     small_frbasicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -21,6 +22,7 @@ from vrestore.models.temporal import FrameNetwork, Seen
 SMALL = (
     small_basicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_basicvsrpp,
     small_frbasicvsr,
     small_iconvsr,

@@ -16,6 +16,7 @@ from networks import (
     small_basicvsrpp,
     small_frbasicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -27,6 +28,7 @@ from vrestore.errors import OutOfMemory
 EVERY = [
     small_basicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_basicvsrpp,
     small_frbasicvsr,

@@ -9,6 +9,7 @@ from networks import (
     small_edvr,
     small_frbasicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -19,12 +20,14 @@ from vrestore.engine.restorer import Restorer
 from vrestore.errors import UsageError
 from vrestore.models import int8
 from vrestore.models.catalogue import load_model
+from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.int8 import Int8Conv, Int8ResidualBlock, in_int8, int8_is_possible
 from vrestore.models.layers import ResidualBlockNoBN
 
 SMALL = [
     small_basicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_basicvsrpp,
     small_frbasicvsr,
@@ -89,7 +92,8 @@ def test_every_network_has_an_int8_form_near_its_own(make, monkeypatch):
     blocks = [m for m in net.modules() if isinstance(m, ResidualBlockNoBN)]
     assert not any(isinstance(m, ResidualBlockNoBN) for m in quantized.modules())
     convs = [m for m in quantized.modules() if isinstance(m, Int8Conv)]
-    assert len(convs) == 2 * len(blocks) + len(int8.TAIL)
+    tails = 2 if isinstance(net, FRRealBasicVSR) else 1
+    assert len(convs) == 2 * len(blocks) + tails * len(int8.TAIL)
     clip = moving_clip(5, 16, 16)
     full, small = (
         torch.stack(list(Restorer(net, precision=p, device="cpu").stream(clip)))

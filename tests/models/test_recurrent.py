@@ -15,6 +15,7 @@ from networks import (
     small_edvr,
     small_frbasicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_realbasicvsr,
 )
@@ -43,6 +44,7 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
 SMALL = [
     small_basicvsr,
     small_frbasicvsr_same_size,
+    small_frrealbasicvsr,
     small_iconvsr,
     small_basicvsrpp,
     small_frbasicvsr,

@@ -53,6 +53,8 @@ def made(tmp_path_factory):
             save_network(net.spynet, folder / "flow.safetensors", {})
     wotsa = build_network({"name": "edvr", **SIZES["edvr"], "with_tsa": False})
     save_network(wotsa, folder / "edvr.safetensors", {})
+    cleaner = build_network({"name": "frbasicvsr", **SIZES["frbasicvsr"], "hr_in": True})
+    save_network(cleaner, folder / "cleaner.safetensors", {})
     whole = {"num_feat": 8, "num_extract_block": 5, "num_reconstruct_block": 1}
     save_network(build_network({"name": "edvr", **whole}), folder / "refill.safetensors", {})
     return folder
@@ -69,6 +71,8 @@ def tiny(recipe, folder):
         changes += [f"network.weights='{folder}/{name}.safetensors'"]
     if "refill" in config.network:
         changes += [f"network.refill='{folder}/refill.safetensors'"]
+    if "cleaner" in config.network:
+        changes += [f"network.cleaner='{folder}/cleaner.safetensors'"]
     if config.data.folder:
         changes += [f"data={{reds='{folder}/reds', div2k='{folder}/photos', validation='x'}}"]
         changes += [f"data.degradation='{config.data.degradation}'"]

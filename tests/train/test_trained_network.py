@@ -1,5 +1,6 @@
 """Which network a run trains, from which weights, and which of them learn."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from train_material import SIZES, tiny_config
 
 from vrestore.errors import ModelError, UsageError
-from vrestore.models.checkpoint import save_network
+from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.layers import ConvResidualBlocks
 from vrestore.models.temporal import Seen, WindowNetwork
 from vrestore.train.config import FlowWarmUp
@@ -29,6 +30,7 @@ from vrestore.train.network import (
     let_learn,
     middle,
     restored,
+    share_flow,
 )
 
 
@@ -135,6 +137,43 @@ def test_a_refill_that_was_not_loaded_learns_from_the_start():
     let_learn(net, 0, config.optimiser, begin(net, config))
     assert "edvr.conv_l2_1.weight" in learning(net)
     assert not any(name.startswith("spynet.") for name in learning(net))
+
+
+def test_frrealbasicvsr_takes_its_cleaner_from_a_file_and_fixes_it_at_first(tmp_path):
+    sizes = SIZES["frbasicvsr"] | {"name": "frbasicvsr"}
+    for name, hr_in in (("cleaner", True), ("weights", False)):
+        torch.manual_seed(1)
+        before = build_network(sizes | {"hr_in": hr_in})
+        save_network(before, tmp_path / f"{name}.safetensors", {})
+    files = {name: str(tmp_path / f"{name}.safetensors") for name in ("cleaner", "weights")}
+    config = config_of("frrealbasicvsr", flow=None)
+    config = dataclasses.replace(config, network=config.network | files)
+    net = build_network(config.network)
+    assert begin(net, config) == ()
+    cleaner = load_network(files["cleaner"]).state_dict()
+    for key, value in net.cleaner.state_dict().items():
+        assert torch.equal(value, cleaner[key])
+    let_learn(net, 0, config.optimiser, ())
+    assert not any(name.startswith(("cleaner.", "spynet.")) for name in learning(net))
+    let_learn(net, config.optimiser.flow_fixed, config.optimiser, ())
+    assert "cleaner.conv_hr.weight" in learning(net)
+    network = SIZES["frbasicvsr"] | {"name": "frbasicvsr"} | files
+    other = dataclasses.replace(config, network=network)
+    with pytest.raises(UsageError, match="a part of frrealbasicvsr alone"):
+        begin(build_network(other.network), other)
+
+
+def test_a_cleaner_that_nothing_knew_gets_the_flow_that_was_taught(tmp_path):
+    config = config_of("frrealbasicvsr")
+    net = build_network(config.network)
+    new = begin(net, config)
+    net.spynet.basic_module[0].basic_module[0].weight.data += 1
+    before = copy.deepcopy(net.cleaner.spynet.state_dict())
+    share_flow(net, [name for name in new if not name.startswith("cleaner.")])
+    assert all(torch.equal(v, before[k]) for k, v in net.cleaner.spynet.state_dict().items())
+    share_flow(net, new)
+    for key, value in net.spynet.state_dict().items():
+        assert torch.equal(net.cleaner.spynet.state_dict()[key], value)
 
 
 def test_a_given_flow_network_replaces_the_warm_up(tmp_path):

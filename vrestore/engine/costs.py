@@ -91,7 +91,21 @@ def costs(net: Network, height: int, width: int) -> Costs:
         last = measured(lambda: ghost.fuse(window))
         most, held = max(one.most, last.most), len(window) * _bytes(one.result)
         return Costs(0, held, most, out, one.multiplications, last.multiplications)
-    return _of_recurrent(ghost, frame, out)
+    own = _of_recurrent(ghost, frame, out)
+    return own if ghost.first is None else _with(own, costs(ghost.first, height, width))
+
+
+def _with(own: Costs, first: Costs) -> Costs:
+    """Of two networks that run at once, the output of ``first`` being the other's input."""
+    return Costs(
+        moment=own.moment + first.moment,
+        window=0,
+        most=max(own.most, first.most),
+        out=own.out + first.out,
+        entry=own.entry + first.entry,
+        last=own.last + first.last,
+        passes=first.passes + own.passes,
+    )
 
 
 def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:

@@ -88,6 +88,18 @@ class Restorer:
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
         self.told: list[str] = []  # what could not be done as it was asked for, in order
         self._fits = chunk is None and propagation != "whole"
+        self._first = None
+        if isinstance(network, RecurrentNetwork) and network.first is not None:
+            self._first = Restorer(
+                network.first,
+                propagation=propagation,
+                precision=self.precision,
+                device=self.device,
+                chunk=chunk,
+                lookahead=lookahead,
+                tile=tile,
+            )
+            self._first.told = self.told
 
     @property
     def reads_again(self) -> bool:
@@ -104,6 +116,8 @@ class Restorer:
         """
         with ExitStack() as at_end:
             try:
+                if self._first is not None:
+                    frames = self._through(self._first, frames)
                 first, frames = _peeked(frames, 1 if self._tried else TRIED_FRAMES)
                 if not first:
                     return
@@ -116,6 +130,14 @@ class Restorer:
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemory(f"{self.device} ran out of memory; {self._advice()}") from error
+
+    def _through(self, first: Restorer, frames: Iterable[Tensor]) -> Iterable[Tensor]:
+        """The shot as ``first`` leaves it, parted as it is parted here."""
+        head, frames = _peeked(frames, 1)
+        if head:
+            height, width = self._batch(head[0]).shape[2:]
+            first._chosen.setdefault((height, width), self.lengths(height, width))
+        return first.stream(frames)
 
     def lengths(self, height: int, width: int) -> Lengths:
         """How shots of frames of this size are parted: what was asked for, or what fits."""

@@ -26,6 +26,7 @@ from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR, EDVRFeatureExtractor
 from vrestore.models.frbasicvsr import FRBasicVSR
+from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layouts import basicsr_name
 from vrestore.models.published import told_of
@@ -56,6 +57,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     EDVR,
     EDVRFeatureExtractor,
     FRBasicVSR,
+    FRRealBasicVSR,
     IconVSR,
     RealBasicVSR,
     SPyNet,

@@ -141,6 +141,11 @@ class RecurrentNetwork(nn.Module, ABC):
     context: int = 0  # frames on each side that ``encode`` sees
     border: Border = "replicate"  # what stands in for those beyond the shot's ends
 
+    @property
+    def first(self) -> RecurrentNetwork | None:
+        """The network of scale 1 whose output this one sees in place of the shot; mostly none."""
+        return None
+
     def survey(self, frames: Iterable[Tensor]) -> int:
         """Once per shot, from the frames at hand: what ``encode`` must do alike to all of them.
 
@@ -189,9 +194,11 @@ class RecurrentNetwork(nn.Module, ABC):
 
     def forward(self, clip: Tensor) -> Tensor:
         """A whole shot: ``(T, 3, H, W)`` or ``(N, T, 3, H, W)`` in, the same form out, restored."""
-        frames = clip.unsqueeze(0).unbind(1) if clip.dim() == 4 else clip.unbind(1)
-        if not frames:
+        if not clip.shape[-4]:
             raise ValueError("a clip of no frames")
+        if self.first is not None:
+            clip = self.first(clip)
+        frames = clip.unsqueeze(0).unbind(1) if clip.dim() == 4 else clip.unbind(1)
         shot, last = self.survey(frames), len(frames) - 1
         encoded = []
         for i in range(len(frames)):

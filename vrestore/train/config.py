@@ -133,8 +133,8 @@ class Optimiser:
 
     The flow network stays as it is for the first ``flow_fixed`` steps (BasicVSR, sec. 4): trunks
     that have not learned to read what is warped would move it out of place. So does IconVSR's
-    refill where it was loaded. For the first ``new_alone`` steps only that learns which no loaded
-    file knew (EDVR's attention, after a run without it).
+    refill where it was loaded, and a cleaner. For the first ``new_alone`` steps only that learns
+    which no loaded file knew (EDVR's attention, after a run without it).
     """
 
     rate: float
@@ -157,7 +157,8 @@ class TrainConfig:
     """A whole run. ``network``: ``name``, perhaps files to start from, constructor arguments.
 
     ``weights`` there is a checkpoint of the whole network or of what it has in common with it,
-    ``refill`` one of an EDVR, for IconVSR. ``dropout``: of the channels before the last convolution
+    ``refill`` one of an EDVR, for IconVSR, ``cleaner`` one of a FRBasicVSR with ``hr_in``, for
+    FRRealBasicVSR. ``dropout``: of the channels before the last convolution
     (arXiv 2112.12089).
     """
 

@@ -32,6 +32,7 @@ from vrestore.train.network import (
     flow_network,
     let_learn,
     restored,
+    share_flow,
 )
 from vrestore.train.objective import Judges, teach
 from vrestore.train.records import (
@@ -79,6 +80,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
     spynet = flow_network(net)
     if spynet is not None and any("spynet." in name for name in new) and state is None:
         warm_up_flow(spynet, config, material, run, device, share)
+        share_flow(net, new)
     ema = copy.deepcopy(net).requires_grad_(False).eval()
     optimiser = build_optimiser(net, config)
     rival = judges.discriminator

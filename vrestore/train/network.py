@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vrestore.errors import ModelError, UsageError
 from vrestore.models.checkpoint import ARCHITECTURES, load_module
 from vrestore.models.frbasicvsr import FRBasicVSR
+from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.layers import ResidualBlockNoBN
 from vrestore.models.realbasicvsr import RealBasicVSR
@@ -31,7 +32,7 @@ from vrestore.train.config import Optimiser, TrainConfig
 
 log = logging.getLogger("vrestore.train")
 
-FILES = ("weights", "refill")  # keys of [network] that are no constructor arguments, beside name
+FILES = ("weights", "refill", "cleaner")  # keys of [network] that are no arguments, beside name
 
 
 def build_network(section: Mapping[str, Any]) -> Network:
@@ -73,10 +74,16 @@ def begin(net: Network, config: TrainConfig) -> tuple[str, ...]:
             raise UsageError("[network]: refill is a part of iconvsr alone")
         missing = take_weights(net.edvr, Path(config.network["refill"]))
         new -= {f"edvr.{key}" for key in net.edvr.state_dict() if key not in missing}
+    if "cleaner" in config.network:
+        if not isinstance(net, FRRealBasicVSR):
+            raise UsageError("[network]: cleaner is a part of frrealbasicvsr alone")
+        missing = take_weights(net.cleaner, Path(config.network["cleaner"]))
+        new -= {f"cleaner.{key}" for key in net.cleaner.state_dict() if key not in missing}
     if config.flow is not None and config.flow.weights is not None and spynet is not None:
         missing = take_weights(spynet, config.flow.weights)
         if missing:
             raise ModelError(f"{config.flow.weights}: lacks {missing[0]} of the flow network")
+        share_flow(net, new)
         new = {key for key in new if "spynet." not in key}
     taught = config.flow is not None and config.flow.tied_steps + config.flow.steps > 0
     if not taught and any("spynet." in key for key in new):
@@ -169,14 +176,23 @@ def drop_before_last(net: nn.Module, share: float) -> None:
 
 
 def flow_network(net: nn.Module) -> SPyNet | None:
-    """The flow network in it, if there is one."""
+    """The flow network in it, if there is one; that of a cleaner is not meant."""
     return next((module for module in net.modules() if isinstance(module, SPyNet)), None)
+
+
+def share_flow(net: nn.Module, new: Collection[str]) -> None:
+    """What the flow network has learned, to that of a cleaner that no file knew."""
+    known = flow_network(net)
+    if isinstance(net, FRRealBasicVSR) and any(k.startswith("cleaner.spynet.") for k in new):
+        assert known is not None
+        net.cleaner.spynet.load_state_dict(known.state_dict())
 
 
 def let_learn(net: nn.Module, step: int, o: Optimiser, new: Collection[str]) -> None:
     """Fix at a step what is not to learn yet; ``new``: what no loaded file knew."""
     for name, parameter in net.named_parameters():
-        guides = "spynet." in name or (name.startswith("edvr.") and name not in new)
+        known = name.startswith(("edvr.", "cleaner.")) and name not in new
+        guides = "spynet." in name or known
         rests = (guides and step < o.flow_fixed) or (step < o.new_alone and name not in new)
         parameter.requires_grad_(not rests)
 
