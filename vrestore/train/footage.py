@@ -179,21 +179,21 @@ class Film:
 def read_frames(path: Path) -> Tensor:
     """A whole short clip or a photograph as RGB: ``(T, 3, H, W)`` uint8, sides multiples of 4.
 
-    Through PyAV; where it is not installed (a bare GPU machine), through decord or OpenCV. A folder
-    of frames is a clip too. InputError for what cannot be read.
+    As the product reads them, chroma at its siting; where PyAV is not installed (a bare GPU
+    machine), through decord or OpenCV, whose chroma has stairs. A folder of frames is a clip too.
+    InputError for what cannot be read.
     """
     if path.is_dir():
         return torch.cat([read_frames(picture) for picture in pictures_in(path)])
     try:
-        import av
+        import av  # noqa: F401, our readers need it
     except ModuleNotFoundError:
         return _as_tensor(_without_pyav(path))
-    try:
-        with av.open(str(path)) as container:
-            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-        return _as_tensor(np.stack(frames))
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: cannot be decoded: {error}; take it out or mend it") from error
+    from vrestore.evaluate.footage import Footage, code_values, frames_of
+
+    frames = torch.stack([code_values(rgb) for _, rgb in frames_of(Footage(path))])
+    height, width = (side // SCALE * SCALE for side in frames.shape[2:])
+    return frames[..., :height, :width].contiguous()
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:
