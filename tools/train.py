@@ -40,8 +40,8 @@ def main() -> None:
             plot(args.folder / "log.csv", config, args.plot)
             return
         with Stop(args.minutes * 60 if args.minutes else None) as stop:
-            train(config, args.folder, find_device(args.device), stop)
-        if stop.asked:
+            done = train(config, args.folder, find_device(args.device), stop)
+        if stop.asked and not done:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         saved = args.folder / "state.pt"

@@ -183,8 +183,9 @@ def test_a_run_with_a_discriminator_is_resumed_to_the_same_losses(
 ):
     config = with_everything(dropout=0.3, **judges)
     loop.train(config, tmp_path / "whole", CPU, None)
-    for _ in range(config.steps):
-        loop.train(config, tmp_path / "pieces", CPU, Stop(0.0))
+    pieces = tmp_path / "pieces"
+    ends = [loop.train(config, pieces, CPU, Stop(0.0)) for _ in range(config.steps)]
+    assert ends == [False] * (config.steps - 1) + [True]
     whole, pieces = (
         torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "pieces")
     )

@@ -51,8 +51,10 @@ VALIDATED_FRAMES = 12  # of each clip, while a run goes on
 WILD_FACTOR, WILD_STEPS = 20, 3  # what is no longer noise
 
 
-def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | None = None) -> None:
+def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | None = None) -> bool:
     """Train to the end of the last stage, or until ``stop`` is due; resumes from ``run``.
+
+    Whether the end is reached.
 
     ``run/state.pt`` holds all that a later call needs to go on as if never stopped;
     ``run/config.toml`` the run as it was asked for, ``run/log.csv`` one row per ``log_every``
@@ -143,7 +145,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         last = step == config.steps or stopped
         if share.rank > 0:
             if stopped:
-                return
+                return step == config.steps
             continue
         seconds = (time.monotonic() - tick) / len(losses)
         gains: dict[str, float] = {}
@@ -162,9 +164,10 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
                 parts |= {"rival": rival, "rival_optimiser": rival_optimiser}
             state = {name: part.state_dict() for name, part in parts.items()}
             save(state_file, state | {"step": step, "new": new, "watch": watch.kept()})
-        if stopped:
+        if stopped and step < config.steps:
             log.info("stopped at step %d of %d; run again to go on", step, config.steps)
-            return
+            return False
+    return True
 
 
 @dataclass
