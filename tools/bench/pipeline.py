@@ -74,6 +74,7 @@ def stages(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     height, width = info.height * restorer.scale, info.width * restorer.scale
     writer = open_writer(info, folder / "alone.mp4", width, height, options)
     out_of = ColourConverter(writer.pixel_format, writer.colour, height, width, restorer.device)
+    list(restorer.stream(into.to_rgb([torch.from_numpy(p) for p in f.planes]) for f in frames[:3]))
     start = time.perf_counter()
     rgb = (into.to_rgb([torch.from_numpy(p) for p in f.planes]) for f in frames)
     restored = [

@@ -33,10 +33,10 @@ CATALOGUE: tuple[Entry, ...] = (
     ),
     Entry(
         name="basicvsr-real",
-        architecture="BasicVSR",
+        architecture="FRRealBasicVSR",
         task="super-resolution of footage as it is found",
         scale=4,
-        parameters=747_893,
+        parameters=1_433_170,
         data="free clips and photographs (blur, noise, codecs)",
         figure="",
         licence="as vrestore",
