@@ -46,10 +46,10 @@ def test_states_and_frames_cost_what_their_tensors_hold():
 
 
 def test_the_same_size_form_carries_a_quarter_and_holds_the_frame_twice():
-    """As it is and packed, padded from 13x18 to 16x20, with luma, block means and two flows."""
+    """As it is and packed, padded from 13x18 to 16x20, with luma, block means and three flows."""
     found = costs(small_frbasicvsr_same_size(), 13, 18)
     assert [p.state for p in found.passes] == [8 * 8 * 10 * 4] * 2
-    assert found.moment == (3 * 13 * 18 + 3 * 16 * 20 + 12 * 8 * 10 + (3 + 2 * 2) * 4 * 5) * 4
+    assert found.moment == (3 * 13 * 18 + 3 * 16 * 20 + 12 * 8 * 10 + (3 + 3 * 2) * 4 * 5) * 4
     assert found.out == 3 * 13 * 18 * 4
 
 

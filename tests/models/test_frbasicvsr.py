@@ -36,7 +36,7 @@ def seen_by(trunk: nn.Module) -> list[Tensor]:
 
 def seen_size(x: Features) -> tuple[int, int]:
     """Rows and columns of the features."""
-    height, width = x[2].shape[2:] if len(x) > 2 else x[0].shape[2:]
+    height, width = x[3].shape[2:] if len(x) > 3 else x[0].shape[2:]
     return height, width
 
 
@@ -123,7 +123,7 @@ def test_trunks_that_see_no_picture_are_refused(tmp_path: Path) -> None:
 
 def test_the_same_size_form_sees_blocks_and_finds_flow_in_means_of_four() -> None:
     net, frame = small_frbasicvsr_same_size(), torch.rand(1, 3, 13, 18)
-    seen, _, packed, small = encoded(net, frame.expand(3, -1, -1, -1))
+    seen, _, rest, packed, small = encoded(net, frame.expand(3, -1, -1, -1))
     assert torch.equal(seen, frame)
     assert packed.shape == (1, 12, 8, 10)
     assert small.shape == (1, 3, 4, 5)
@@ -131,10 +131,20 @@ def test_the_same_size_form_sees_blocks_and_finds_flow_in_means_of_four() -> Non
     torch.testing.assert_close(means, small)
     torch.testing.assert_close(small[0, :, 2, 1], frame[0, :, 8:12, 4:8].mean((1, 2)))
     x, other = encoded(net, frame.expand(3, -1, -1, -1)), encoded(net, torch.rand(3, 3, 13, 18))
-    for flow, expected in zip(
-        net.flow(x, other), net.spynet.both_ways(small, other[3]), strict=True
-    ):
-        assert torch.equal(flow, expected)
+    there, back = net.spynet.both_ways(small, other[4])
+    assert torch.equal(net.flow(x, other)[0], there - rest)
+    assert torch.equal(net.flow(x, other)[1], back - net.spynet(other[4], other[4]))
+
+
+@pytest.mark.parametrize("make", [small_frbasicvsr, small_frbasicvsr_same_size])
+def test_what_stands_still_has_no_flow(make: Callable[[], FRBasicVSR]) -> None:
+    """The flow network alone would find some: it is random."""
+    net, frame = make(), torch.rand(3, 20, 24)
+    x = encoded(net, frame.expand(3, -1, -1, -1))
+    small = x[4] if net.hr_in else x[0]
+    assert net.spynet(small, small).abs().max() > 0.01
+    for flow in net.flow(x, x):
+        assert flow.abs().max() < 1e-5
 
 
 def test_the_flow_of_the_same_size_form_moves_features_and_pictures_as_far() -> None:

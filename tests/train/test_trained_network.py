@@ -209,7 +209,7 @@ def test_a_same_size_network_begins_with_the_luma_of_its_blocks():
     initialise(net)
     frame = torch.rand(1, 3, 16, 20)
     luma = (frame * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    _, _, blocks, _ = net.encode(Seen((frame,) * 3, 0, True, 0))
+    _, _, _, blocks, _ = net.encode(Seen((frame,) * 3, 0, True, 0))
     carried = torch.zeros(1, 4 + 4 + 20, 8, 10)
     for trunk in (net.backward_trunk, net.forward_trunk):
         found = trunk.main[0](torch.cat((blocks, carried), 1))[:, :4].detach()
