@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ from vrestore.models.frbasicvsr import FRBasicVSR, packed, unpacked
 from vrestore.models.temporal import Features, Seen
 
 
-def encoded(net: FRBasicVSR, frames: Tensor) -> Features:
-    """The middle one of three frames ``(3, 3, H, W)``."""
-    return net.encode(Seen(tuple(frames[:, None].unbind()), 1, False, 0))
+def encoded(net: FRBasicVSR, frames: Tensor, index: int = 0) -> Features:
+    """The middle one of three frames ``(3, 3, H, W)``, which has that number in its shot."""
+    return net.encode(Seen(tuple(frames[:, None].unbind()), index, False, 0))
 
 
 def seen_by(trunk: nn.Module) -> list[Tensor]:
@@ -130,21 +131,25 @@ def test_the_same_size_form_sees_blocks_and_finds_flow_in_means_of_four() -> Non
     means = F.avg_pool2d(packed.unflatten(1, (3, 4)).mean(2), 2)
     torch.testing.assert_close(means, small)
     torch.testing.assert_close(small[0, :, 2, 1], frame[0, :, 8:12, 4:8].mean((1, 2)))
-    x, other = encoded(net, frame.expand(3, -1, -1, -1)), encoded(net, torch.rand(3, 3, 13, 18))
-    there, back = net.spynet.both_ways(small, other[4])
-    assert torch.equal(net.flow(x, other)[0], there - rest)
-    assert torch.equal(net.flow(x, other)[1], back - net.spynet(other[4], other[4]))
+    assert torch.equal(rest, net.spynet(small, small))
+    other = encoded(net, torch.rand(3, 3, 13, 18), 1)
+    assert not other[2].any()
+    x = encoded(net, frame.expand(3, -1, -1, -1))
+    flows = net.spynet.both_ways(small, other[4])
+    for found, expected in zip(net.flow(x, other), flows, strict=True):
+        assert torch.equal(found, expected - rest)
 
 
 @pytest.mark.parametrize("make", [small_frbasicvsr, small_frbasicvsr_same_size])
 def test_what_stands_still_has_no_flow(make: Callable[[], FRBasicVSR]) -> None:
     """The flow network alone would find some: it is random."""
     net, frame = make(), torch.rand(3, 20, 24)
-    x = encoded(net, frame.expand(3, -1, -1, -1))
-    small = x[4] if net.hr_in else x[0]
+    shot = [encoded(net, frame.expand(3, -1, -1, -1), index) for index in range(3)]
+    small = shot[0][4] if net.hr_in else shot[0][0]
     assert net.spynet(small, small).abs().max() > 0.01
-    for flow in net.flow(x, x):
-        assert flow.abs().max() < 1e-5
+    for before, after in pairwise(shot):
+        for flow in net.flow(before, after):
+            assert flow.abs().max() < 1e-5
 
 
 def test_the_flow_of_the_same_size_form_moves_features_and_pictures_as_far() -> None:

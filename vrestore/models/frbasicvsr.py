@@ -42,7 +42,7 @@ class FRBasicVSR(BasicVSR):
 
     A small flow network finds some motion where there is none, a twentieth of a pixel and more, and
     what goes round in a still shot is blurred by it step after step. So from every flow that is
-    taken which the network finds between its frame and that frame again.
+    taken which the network finds between a frame and itself: one of each two neighbours serves.
 
     ``hr_in``: input and output of one size (deblocking, denoising). Trunks see 2x2 blocks of the
     frame packed into channels, as in Real-ESRGAN's x2 and x1 models (arXiv 2107.10833, fig. 4),
@@ -91,25 +91,32 @@ class FRBasicVSR(BasicVSR):
     def encode(self, seen: Seen) -> Features:
         """The frame, luma before it, its own and after it, and what flow it has to itself.
 
-        ``(N, 3, H, W)`` twice, ``(N, 2, H, W)``. The same-size form has the luma of frames
-        continued to whole blocks, the flow of the means of 4x4 of these, and besides their blocks
-        of 2x2, packed, and those means: ``(N, 12, H/2, W/2)``, ``(N, 3, H/4, W/4)``.
+        ``(N, 3, H, W)`` twice, ``(N, 2, H, W)``, zeros in every second frame. The same-size form
+        has the luma of frames continued to whole blocks, the flow of the means of 4x4 of these, and
+        besides their blocks of 2x2, packed, and those means: ``(N, 12, H/2, W/2)``,
+        ``(N, 3, H/4, W/4)``.
         """
         before, frame, after = (pad_to_multiple(f, FLOW_PX // self.scale) for f in seen.frames)
         luma = torch.cat([_luma(f) for f in (before, frame, after)], 1)
         if not self.hr_in:
-            return seen.frame, luma, self.spynet(frame, frame)
+            return seen.frame, luma, self.at_rest(frame, seen)
         blocks, means = F.pixel_unshuffle(frame, self.block_px), F.avg_pool2d(frame, FLOW_PX)
-        return seen.frame, luma, self.spynet(means, means), blocks, means
+        return seen.frame, luma, self.at_rest(means, seen), blocks, means
+
+    def at_rest(self, frame: Tensor, seen: Seen) -> Tensor:
+        """The flow from a frame to itself, for it and for its neighbours, which have zeros."""
+        if seen.index % 2:
+            return frame.new_zeros(frame.shape[0], 2, *frame.shape[2:])
+        return self.spynet(frame, frame)  # type: ignore[no-any-return]
 
     def flow(self, a: Features, b: Features) -> tuple[Tensor, Tensor]:
-        """Both directions in one batch, less what each frame has to itself.
+        """Both directions in one batch, less what one of the frames has to itself.
 
         Of the frames, or of the means of their blocks.
         """
-        seen = (a[4], b[4]) if self.hr_in else (a[0], b[0])
-        there, back = self.spynet.both_ways(*seen)
-        return there - a[2], back - b[2]
+        there, back = self.spynet.both_ways(*((a[4], b[4]) if self.hr_in else (a[0], b[0])))
+        rest = a[2] + b[2]
+        return there - rest, back - rest
 
     def advance(
         self,
