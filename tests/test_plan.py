@@ -44,12 +44,13 @@ def test_the_planned_size_is_near_the_one_that_comes(tmp_path):
     assert 0.5 < planned.output_bytes / (tmp_path / "out.mkv").stat().st_size < 2
 
 
-def test_a_part_and_frames_that_are_read_again_are_planned_as_such(tmp_path):
+@pytest.mark.parametrize(("model", "bytes_a_pixel"), [("basicvsr", 3), ("basicvsr-real", 15)])
+def test_a_part_and_frames_that_are_read_again_are_planned_as_such(tmp_path, model, bytes_a_pixel):
     source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
-    options = RestoreOptions(device="cpu", propagation="exact", end=1)
+    options = RestoreOptions(model=model, device="cpu", propagation="exact", end=1)
     found = plan(source, None, options)
     assert found.frames == 24
-    assert found.spool_bytes == 64 * 48 * 3 * 24
+    assert found.spool_bytes == 64 * 48 * bytes_a_pixel * 24
 
 
 ENDS = ("a.mkv -o x/%08d.png", "p -o g", "p -o g/", "p/0001.png", "p -o b.mp4", "a.mkv -o new/")

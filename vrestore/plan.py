@@ -130,7 +130,7 @@ def plan(
         rest = max(frames - few[0].frames, 0)
         seconds = few[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
-        spool = info.width * info.height * 3 * frames if restorer.reads_again else 0
+        spool = info.width * info.height * spooled_bytes(restorer) * frames
     return Plan(
         source=source,
         target=target,
@@ -148,6 +148,14 @@ def plan(
         output_bytes=output,
         spool_bytes=spool,
     )
+
+
+def spooled_bytes(restorer: Restorer) -> int:
+    """Of a pixel of a frame that is read again: as stored, and as a cleaner leaves it."""
+    network = restorer.network
+    if not restorer.reads_again or not isinstance(network, RecurrentNetwork):
+        return 0
+    return 3 if network.first is None else 3 + 3 * 4
 
 
 def sample(

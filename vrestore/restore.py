@@ -74,6 +74,8 @@ def restore(
             writer.pixel_format, writer.colour, height, width, restorer.device
         ).from_rgb
 
+        restorer.scratch = target.parent if target.parent.is_dir() else None
+
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
             return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
 
@@ -94,7 +96,7 @@ def restore(
             for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
                 again = to_rgb if restorer.reads_again else None
-                with pictures_of(entering(shot), again, target.parent) as pictures:
+                with pictures_of(entering(shot), again, restorer.scratch) as pictures:
                     for rgb in restorer.stream(pictures):
                         if scale != restorer.scale:
                             rgb = resize(rgb, height, width)
@@ -148,7 +150,7 @@ def load_restorer(options: RestoreOptions) -> Restorer:
 def pictures_of(
     shot: Iterable[tuple[Frame, Tensor]],
     to_rgb: Callable[[Sequence[Tensor]], Tensor] | None,
-    folder: Path,
+    folder: Path | None,
 ) -> Iterator[Iterable[Tensor]]:
     """A shot's pictures one by one; ``to_rgb`` given, to be read again: from its frames as stored.
 
@@ -157,7 +159,7 @@ def pictures_of(
     if to_rgb is None:
         yield (rgb for _, rgb in shot)
         return
-    with Spool(folder if folder.is_dir() else None) as spool:
+    with Spool(folder) as spool:
         for frame, _ in shot:
             spool.append([torch.from_numpy(plane) for plane in frame.planes])
         yield Again(spool, to_rgb)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from films import film
 from networks import (
     SMALL_FLOW,
     moving_clip,
@@ -15,12 +16,14 @@ from networks import (
 )
 from torch import nn
 
-from vrestore import Restorer
+from vrestore import Restorer, restore
 from vrestore.engine.costs import costs
+from vrestore.engine.spool import Spool
 from vrestore.errors import ModelError
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.frrealbasicvsr import FRRealBasicVSR
+from vrestore.options import RestoreOptions
 
 
 def apart(net: FRRealBasicVSR) -> tuple[FRBasicVSR, FRBasicVSR]:
@@ -92,3 +95,21 @@ def test_a_cleaner_that_enlarges_and_an_enlarger_that_does_not_are_refused(
     save_network(net, tmp_path / "net.safetensors", {})
     with pytest.raises(ModelError, match="sizes cannot be read off cleaner"):
         load_network(tmp_path / "net.safetensors")
+
+
+def test_what_the_cleaner_leaves_is_kept_where_the_output_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that are read again: /tmp is often memory, or small."""
+    made: list[Path | None] = []
+    real = Spool.__init__
+
+    def noted(self: Spool, folder: Path | None = None) -> None:
+        made.append(folder)
+        real(self, folder)
+
+    monkeypatch.setattr(Spool, "__init__", noted)
+    source = film(tmp_path / "a.mkv", 3, "32x24", sound=False)
+    options = RestoreOptions(model="basicvsr-real", propagation="exact", device="cpu")
+    restore(source, tmp_path / "out.mkv", options=options)
+    assert made == [tmp_path, tmp_path]  # as stored, and cleaned

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -86,6 +87,7 @@ class Restorer:
         self.memory = memory
         self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self._tiles else 0, tile)
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
+        self.scratch: Path | None = None  # for frames that are read again; None: the system's
         self.told: list[str] = []  # what could not be done as it was asked for, in order
         self._fits = chunk is None and propagation != "whole"
         self._first = None
@@ -160,7 +162,7 @@ class Restorer:
         if isinstance(net, RecurrentNetwork) and self.propagation == "exact":
             assert lengths.chunk is not None
             if not isinstance(frames, Indexed):
-                spool = at_end.enter_context(Spool())
+                spool = at_end.enter_context(Spool(self.scratch))
                 for frame in frames:
                     spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
