@@ -70,7 +70,8 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
     options = RestoreOptions()
     info = look(source, options)
     if not (0 <= x < info.width and 0 <= y < info.height):
-        raise UsageError(f"{source}: {x},{y} is outside its {info.width}x{info.height} pixels")
+        size = f"{info.width}x{info.height}"
+        raise UsageError(f"{source}: {x},{y} is outside its {size} pixels (--at is in the input)")
     to_rgb = ColourConverter(info.pixel_format, info.colour, info.height, info.width).to_rgb
     top = min(max(0, y - CROP_PX // 2), max(0, info.height - CROP_PX))
     left = min(max(0, x - CROP_PX // 2), max(0, info.width - CROP_PX))

@@ -7,15 +7,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+BEGUN = 0.75  # of a frame's work comes before it is rendered
+
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a film stands. ``total`` is what the container claims, None where it is silent."""
+    """Where a film stands. ``total`` is what the container claims, None where it is silent.
+
+    ``begun``: frames that the network has seen and not yet given back: most of a chunk's work comes
+    before its first frame is there.
+    """
 
     source: Path
     frames: int
     total: int | None
     seconds: float
+    begun: int = 0
 
     @property
     def fps(self) -> float:
@@ -24,10 +31,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At this speed; None while it cannot be known."""
+        """At this speed, what is begun being three quarters done; None while it is not known."""
         if self.total is None or not self.frames:
             return None
-        return max(self.total - self.frames, 0) / self.fps if self.fps else None
+        done = self.frames + BEGUN * self.begun
+        return self.seconds * max(self.total - done, 0) / done
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -104,7 +104,8 @@ def restore(
                         frame_count += 1
                         if progress:
                             seconds = time.monotonic() - started
-                            progress(Progress(source, frame_count, expected, seconds))
+                            begun = len(in_flight)
+                            progress(Progress(source, frame_count, expected, seconds, begun))
         if progress and frame_count != expected:  # it was unknown, an estimate, or too much
             seconds = time.monotonic() - started
             progress(Progress(source, frame_count, frame_count, seconds))

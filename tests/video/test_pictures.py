@@ -334,6 +334,13 @@ def test_another_format_is_refused_but_grey_among_colour_is_not(tmp_path: Path) 
         list(PictureReader(probe_pictures(folder)))
 
 
+def test_what_a_run_over_one_picture_left_is_no_frame_of_its_folder(tmp_path: Path) -> None:
+    for name in ("1.png", "1_restored.png", "2.jpg", "2_restored.png", "3_restored.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = [picture.name for picture in list_pictures(tmp_path)]
+    assert found == ["1.png", "2.jpg", "3_restored.png"]
+
+
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found: nothing"):
         probe_pictures(tmp_path)

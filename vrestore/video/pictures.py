@@ -33,14 +33,17 @@ def is_picture(path: Path) -> bool:
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures right inside ``folder``, numbers in their names in order of size (2 before 10).
 
-    Hidden files are left out (macOS keeps ``._NAME.png`` beside NAME.png, and it is no picture).
-    Raises InputError for a folder that cannot be read or holds none.
+    Hidden files are left out (macOS keeps ``._NAME.png`` beside NAME.png, and it is no picture),
+    and ``NAME_restored`` beside NAME, which an earlier run over that picture left. Raises
+    InputError for a folder that cannot be read or holds none.
     """
     try:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
     pictures = [entry for entry in entries if is_picture(entry) and entry.is_file()]
+    sources = {f"{picture.stem}_restored" for picture in pictures}
+    pictures = [picture for picture in pictures if picture.stem not in sources]
     if not pictures:
         names = sorted(entry.name for entry in entries)
         found = f"{len(names)} others, {', '.join(names[:3])} among them" if names else "nothing"
