@@ -71,7 +71,7 @@ def test_what_it_takes_is_what_both_take() -> None:
     both = costs(net, 20, 24)
     assert both.work(8, 4, 40) == cleaner.work(8, 4, 40) + rest.work(8, 4, 40)
     for chunk in (4, 8):
-        held = both.bytes(chunk, 2) - max(both.most, 0)
+        held = both.bytes(chunk, 2) - both.most
         assert held == sum(c.bytes(chunk, 2) - c.most for c in (cleaner, rest))
     assert both.most == max(cleaner.most, rest.most)
 
