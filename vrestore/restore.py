@@ -31,6 +31,7 @@ from vrestore.options import RestoreOptions
 from vrestore.report import Progress, ProgressCallback, Report
 from vrestore.video.colour import ColourConverter
 from vrestore.video.frame import Colour, Frame, PixelFormat
+from vrestore.video.tint import OneTint, Tint
 
 FRAMES_AHEAD = 8  # at most so many decoded and waiting, and so many restored and waiting
 
@@ -64,7 +65,8 @@ def restore(
     started = time.monotonic()
     frame_count = shot_count = 0
     told_before = len(restorer.told)
-    in_flight: deque[tuple[int, int]] = deque()  # pts and duration of frames inside the network
+    # pts, duration and tint of the frames inside the network
+    in_flight: deque[tuple[int, int, Tint | None]] = deque()
 
     with open_writer(info, target, width, height, options) as writer:
         to_rgb = ColourConverter(
@@ -74,6 +76,8 @@ def restore(
             writer.pixel_format, writer.colour, height, width, restorer.device
         ).from_rgb
 
+        one_tint = OneTint(info.pixel_format, info.colour)
+
         restorer.scratch = target.parent if target.parent.is_dir() else None
 
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
@@ -81,7 +85,7 @@ def restore(
 
         def entering(shot: Iterator[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Tensor]]:
             for frame, rgb in shot:
-                in_flight.append((frame.pts, frame.duration))
+                in_flight.append((frame.pts, frame.duration, one_tint.of(frame.planes)))
                 yield frame, rgb
 
         def write(item: tuple[OnTheWay, int, int]) -> None:
@@ -100,7 +104,10 @@ def restore(
                     for rgb in restorer.stream(pictures):
                         if scale != restorer.scale:
                             rgb = resize(rgb, height, width)
-                        behind.put((fetch(from_rgb(rgb)), *in_flight.popleft()))
+                        pts, duration, tint = in_flight.popleft()
+                        if tint is not None:
+                            rgb = one_tint.give(rgb, tint)
+                        behind.put((fetch(from_rgb(rgb)), pts, duration))
                         frame_count += 1
                         if progress:
                             seconds = time.monotonic() - started

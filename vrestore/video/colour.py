@@ -66,7 +66,7 @@ class ColourConverter:
         self.colour: Final = colour
         self.size: Final = (height, width)
         self.device: Final = torch.device(device)
-        self._luma_weights: Final = _luma_weights(pixel_format, colour)
+        self._luma_weights: Final = luma_weights(pixel_format, colour)
         # H.273, equations 26 to 35: the code of black, and how many codes lie from 0 to 1.
         unit = 1 << (pixel_format.depth - 8)
         self._black: Final = 0 if colour.full_range else 16 * unit
@@ -274,7 +274,8 @@ class _Mirror:
         return self._low + min(beyond, period - beyond)
 
 
-def _luma_weights(pixel_format: PixelFormat, colour: Colour) -> tuple[float, float]:
+def luma_weights(pixel_format: PixelFormat, colour: Colour) -> tuple[float, float]:
+    """K_R and K_B of the stream's matrix (H.273, table 4); InputError: one that is not known."""
     if colour.matrix in _LUMA_WEIGHTS:
         return _LUMA_WEIGHTS[colour.matrix]
     if pixel_format.family == "yuv":
