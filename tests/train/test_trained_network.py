@@ -218,6 +218,24 @@ def test_a_same_size_network_begins_with_the_luma_of_its_blocks():
         assert torch.corrcoef(torch.stack((found.flatten(), wanted.flatten())))[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("with_tsa", [True, False])
+def test_an_edvr_begins_by_handing_features_on_and_painting_nothing(with_tsa):
+    net = build_network(
+        {"name": "edvr", "num_feat": 16, "deformable_groups": 4, "with_tsa": with_tsa}
+    )
+    torch.manual_seed(0)
+    initialise(net)
+    clip = torch.rand(1, 5, 3, 12, 16)
+    bilinear = F.interpolate(clip[:, 2], scale_factor=4, mode="bilinear", align_corners=False)
+    assert torch.equal(net(clip), bilinear)
+    features = torch.rand(1, 16, 12, 16)
+    for pack in [*net.pcd_align.dcn_pack.values(), net.pcd_align.cas_dcnpack]:
+        assert (pack(features, features) - features).std() < 0.4 * features.std()
+    if with_tsa:
+        attn = [net.fusion.spatial_attn5, net.fusion.spatial_attn_add2]
+        assert all(not conv(features).any() for conv in attn)
+
+
 @pytest.mark.parametrize("flow", [None, FlowWarmUp()])
 def test_a_flow_network_that_nothing_teaches_is_refused(flow):
     config = config_of("basicvsr", flow=flow)

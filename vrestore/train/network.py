@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vrestore.errors import ModelError, UsageError
 from vrestore.models.checkpoint import ARCHITECTURES, load_module
-from vrestore.models.edvr import DCNv2Pack, TSAFusion
+from vrestore.models.edvr import DCNv2Pack, EDVRFeatureExtractor, TSAFusion
 from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.iconvsr import IconVSR
@@ -123,11 +123,11 @@ def take_weights(net: nn.Module, path: Path) -> tuple[str, ...]:
 def initialise(net: nn.Module) -> None:
     """He initialisation, a tenth of it inside residual blocks (ESRGAN, sec. 3.1, after EDSR).
 
-    What the constructor made zero (offsets that look straight ahead) stays zero. A network with
-    attention paints nothing at first: where it painted noise, that was soonest less by shutting the
-    gates of attention, and what is behind a shut gate learns nothing any more. A frame-recurrent
-    BasicVSR of the same size begins with the luma of a block as its first features: the pixels have
-    to be found in 48 mixed channels otherwise, and until then nothing is learned about them.
+    What the constructor made zero (offsets that look straight ahead) stays zero. Where there is an
+    EDVR, alignment hands features on, attention prefers no place, and nothing is painted at first:
+    from random ones it had learned nothing after 250 steps. A frame-recurrent BasicVSR of the same
+    size begins with the luma of a block as its first features: the pixels have to be found in 48
+    mixed channels otherwise, and until then nothing is learned about them.
     """
     small = {m for b in net.modules() if isinstance(b, ResidualBlockNoBN) for m in b.modules()}
     for module in net.modules():
@@ -135,18 +135,19 @@ def initialise(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, a=0.1)
             module.weight.data.mul_(0.1 if module in small else 1)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        if isinstance(module, DCNv2Pack):  # twice, since its masks are halves at first
+    aligns = any(isinstance(module, EDVRFeatureExtractor) for module in net.modules())
+    for name, module in net.named_modules():
+        if isinstance(module, DCNv2Pack):
             nn.init.kaiming_normal_(module.weight, a=0.1)
-            module.weight.data.mul_(2)
-        if isinstance(module, TSAFusion):  # at first it weighs no frame and no place over another
-            module.temporal_attn1.weight.data.mul_(0.1)
+            own = torch.eye(len(module.weight))
+            module.weight.data.mul_(0.1)[:, :, 1, 1] += own
+            module.weight.data.mul_(2)  # its masks are halves at first
+        if isinstance(module, TSAFusion):
             nn.init.zeros_(module.spatial_attn5.weight)
             nn.init.zeros_(module.spatial_attn_add2.weight)
-    attends = any(isinstance(module, TSAFusion) for module in net.modules())
-    for name, module in net.named_modules():
         paints = name.endswith(("conv_last", "image_cleaning.1", "picture"))
         if isinstance(module, nn.Conv2d) and paints:
-            module.weight.data.mul_(0 if attends else 0.1)
+            module.weight.data.mul_(0 if aligns else 0.1)
         if isinstance(module, FRBasicVSR) and module.hr_in:
             for trunk in (module.backward_trunk, module.forward_trunk):
                 _see_luma(trunk.main[0].weight.data, module.block_px**2)  # type: ignore[arg-type]
