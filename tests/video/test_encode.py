@@ -127,6 +127,19 @@ def test_the_last_frame_is_shown_as_long_as_before(
         assert old.duration * old.time_base == new.duration * new.time_base
 
 
+@pytest.mark.parametrize(
+    ("settings", "refined"), [(EncodeSettings(), 4), (EncodeSettings(preset="slow"), 8)]
+)
+def test_x264_is_asked_for_its_faster_preset_where_none_is_named(
+    settings: EncodeSettings, refined: int, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """x264 writes what it was asked for into the film: subme 4 is ``faster``, 7 its own preset."""
+    copy_film(make_clip("in.mp4", *PICTURES, *X264), tmp_path / "out.mp4", settings)
+    stream = (tmp_path / "out.mp4").read_bytes()
+    assert f" subme={refined} ".encode() in stream
+    assert b" crf=14.0 " in stream
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 def test_with_b_frames_and_a_variable_rate_the_last_frame_is_shown_as_long(
     suffix: str, either_ffmpeg: str, make_clip: MakeClip, tmp_path: Path

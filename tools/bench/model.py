@@ -3,21 +3,24 @@
 ``python tools/bench/model.py``: networks at their published sizes (random weights; ``--weights``
 for a file's) in each precision, whole clips, against the ``baseline``: the same network in float32,
 contiguous, ``net(chunk)`` of 15 frames, its tail in one piece, as the research scripts run it. Each
-in a process of its own, for its memory. ``roof`` is what bare 64-channel 3x3 convolutions reach
-on the same picture in their better layout for that precision, a stack after every frame: what else
-the machine does strikes both alike. On a GPU, which must not wait for either, the frames lie there
-and stay there, and the stacks come after all frames.
+in a process of its own, for its memory; frames go to a file as they come. ``--memory MIB`` caps
+ours. ``roof`` is what bare 64-channel 3x3 convolutions reach on the same picture in their better
+layout for that precision, a stack after every frame: what else the machine does strikes both alike.
+On a GPU, which must not wait for either, the frames lie there and stay there, and the stacks come
+after all frames.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from table import peak_mib, show
 from torch import Tensor, nn
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--propagation", default="whole", help="or lookahead, exact")
+    parser.add_argument("--memory", type=int, help="MiB that ours may take, as vrestore --memory")
     parser.add_argument("--child", nargs=3, metavar=("NETWORK", "HOW", "OUT"), help="(internal)")
     args = parser.parse_args()
     if args.child:
@@ -63,12 +67,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.network.split(","):
-            truth = Path(folder, "baseline.pt")
+            truth = Path(folder, "baseline.rgb")
             baseline = in_a_process(name, "baseline", truth)
             for precision in args.precision.split(","):
-                out = Path(folder, f"{precision}.pt")
+                out = Path(folder, f"{precision}.rgb")
                 found = in_a_process(name, precision, out)
-                error = (torch.load(out) - torch.load(truth)).square().mean()
+                error = squared_error(out, truth)
                 rate = args.frames / found["seconds"]
                 gflops = 2 * baseline["GMAC"] * rate
                 rows.append(
@@ -82,7 +86,7 @@ def main() -> None:
                         "of_the_roof": round(gflops / found["roof"], 3),
                         "peak_MiB": found["peak_MiB"],
                         "of_baseline_peak": round(found["peak_MiB"] / baseline["peak_MiB"], 3),
-                        "dB_to_float32": round(-10 * (error + 1e-20).log10().item(), 1),
+                        "dB_to_float32": round(-10 * math.log10(error + 1e-20), 1),
                     }
                 )
     show(__file__, rows, args.device)
@@ -107,45 +111,55 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
     if how == "baseline":
         one_step.ONE_STEP = False
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            as_research_does(net, clip[:2])
+            list(as_research_does(net, clip[:2]))
             twice = counter.get_total_flops()
-            as_research_does(net, clip[:4])
+            list(as_research_does(net, clip[:4]))
         # Of two frames, since some do what others are spared, and the flows to them.
         found["GMAC"] = (counter.get_total_flops() - 2 * twice) / 4e9
         layers.TAIL_BAND_BYTES = 1 << 60
         net = net.to(args.device, memory_format=torch.contiguous_format)
 
-        def run() -> Tensor:
+        def run() -> Iterator[Tensor]:
             return as_research_does(net, clip.to(args.device))
     else:
-        restorer = Restorer(net, device=args.device, precision=how, propagation=args.propagation)
+        memory = args.memory and args.memory << 20
+        ways = {"precision": how, "propagation": args.propagation, "memory": memory}
+        restorer = Restorer(net, device=args.device, **ways)
 
         bare = better_stack(args.device, DTYPES.get(how, torch.float32), height, width)
         apart = args.device != "cpu"
         frames = clip.to(args.device)
 
-        def run() -> Tensor:
-            out = []
+        def run() -> Iterator[Tensor]:
             for x in restorer.stream(frames):
-                out.append(x if apart else x.cpu())
+                yield x
                 if not apart:
                     aside.append(bare())
-            return torch.stack(out)
 
     best = float("inf")
     for _ in range(args.rounds):
-        result, aside = None, []  # the last one's goes before the next is made
+        aside.clear()
+        writing = 0.0
         start = moment(args.device)
-        result = run()
-        seconds = moment(args.device) - start - sum(aside)
-        if how != "baseline" and apart:
+        with Path(out).open("wb") as file:
+            on_the_device = []
+            for x in run():
+                if args.device != "cpu":  # which must not wait for the file
+                    on_the_device.append(x)
+                    continue
+                begun = moment("cpu")
+                file.write(x.clamp(0, 1).numpy().tobytes())
+                writing += moment("cpu") - begun
+                del x
+            seconds = moment(args.device) - start - sum(aside) - writing
+            for x in on_the_device:
+                file.write(x.clamp(0, 1).cpu().numpy().tobytes())
+        if how != "baseline" and args.device != "cpu":
             aside = [bare() for _ in range(args.frames)]
         if seconds < best:
             best, found["seconds"] = seconds, seconds
             flops = 2 * ROOF_LAYERS * 64 * 64 * 9 * height * width
             found["roof"] = flops * len(aside) / sum(aside) / 1e9 if aside else 0.0
-    assert result is not None
-    torch.save(result.cpu().clamp(0, 1), out)
     if args.device == "cpu":
         found["peak_MiB"] = peak_mib()
     else:
@@ -161,18 +175,27 @@ def moving_picture(frames: int, width: int, height: int) -> Tensor:
     return torch.stack([big[:, t : t + height, t : t + width] for t in range(frames)])
 
 
+def squared_error(one: Path, other: Path) -> float:
+    """The mean over two files of float32."""
+    a, b = (np.memmap(path, np.float32, "r") for path in (one, other))
+    parts = range(0, a.size, 1 << 22)
+    return (
+        float(sum(np.square(a[i : i + (1 << 22)] - b[i : i + (1 << 22)]).sum() for i in parts))
+        / a.size
+    )
+
+
 @torch.no_grad()
-def as_research_does(net: Network, clip: Tensor) -> Tensor:
+def as_research_does(net: Network, clip: Tensor) -> Iterator[Tensor]:
     """``net(chunk)``, or ``net(window)`` frame by frame where the network sees windows."""
     if hasattr(net, "before"):
         last = len(clip) - 1
-        around = [
-            [min(max(i + k, 0), last) for k in range(-net.before, net.after + 1)]
-            for i in range(len(clip))
-        ]
-        return torch.cat([net(clip[indices][None]).cpu() for indices in around])
-    chunks = clip.split(BASELINE_CHUNK)
-    return torch.cat([net(chunk).cpu() for chunk in chunks])
+        for i in range(len(clip)):
+            around = [min(max(i + k, 0), last) for k in range(-net.before, net.after + 1)]
+            yield net(clip[around][None])[0]
+        return
+    for chunk in clip.split(BASELINE_CHUNK):
+        yield from net(chunk)
 
 
 def better_stack(device: str, dtype: torch.dtype, height: int, width: int) -> Callable[[], float]:

@@ -1,8 +1,8 @@
 """How well decoding, network and encoding overlap, and what memory a long film takes.
 
-``python tools/bench/pipeline.py [--model basicvsr]`` times each of the three alone on one made
-film, then the whole road, and prints total against the slowest; then the peak memory of a long and
-a short run, each in a process of its own. Writes ``pipeline.json`` beside itself.
+``python tools/bench/pipeline.py [--model basicvsr]`` times each of the three alone on one film,
+made or given, then the whole road, and prints total against the slowest; then the peak memory of a
+long and a short run, each in a process of its own. Writes ``pipeline.json`` beside itself.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="bicubic")
     parser.add_argument("--size", default="320x180")
     parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--film", type=Path, help="the beginning of this one, scaled to the size")
     parser.add_argument("--memory", action="store_true", help="also 200 against 20,000 frames")
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -40,12 +41,15 @@ def main() -> None:
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def make_film(path: Path, size: str, frames: int) -> Path:
-    """A film that is neither still nor easy to code."""
+def make_film(path: Path, size: str, frames: int, film: Path | None = None) -> Path:
+    """A film that is neither still nor easy to code, or part of a given one."""
     from vrestore.video.ffmpeg import ffmpeg_binary
 
-    source = ["-f", "lavfi", "-i", FILM.format(size=size), "-frames:v", str(frames)]
-    command = [ffmpeg_binary(), "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(path)]
+    source = ["-f", "lavfi", "-i", FILM.format(size=size)]
+    if film is not None:
+        source = ["-i", str(film), "-an", "-vf", f"scale={size.replace('x', ':')}"]
+    how = ["-frames:v", str(frames), "-pix_fmt", "yuv420p"]
+    command = [ffmpeg_binary(), "-v", "error", "-y", *source, *how, str(path)]
     subprocess.run(command, check=True)
     return path
 
@@ -61,7 +65,7 @@ def stages(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     from vrestore.video.colour import ColourConverter
     from vrestore.video.frame import Frame
 
-    film = make_film(folder / "in.mp4", args.size, args.frames)
+    film = make_film(folder / "in.mp4", args.size, args.frames, args.film)
     options = RestoreOptions(model=args.model, scene_cuts=False)
     restorer = load_restorer(options)
     info = look(film, options)
@@ -88,6 +92,7 @@ def stages(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             writer.write(Frame(planes, frame.pts, frame.duration))
         writer.close()
     encode = time.perf_counter() - start
+    count = len(frames)
     del restored, frames
 
     start = time.perf_counter()
@@ -95,7 +100,7 @@ def stages(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     road = time.perf_counter() - start
     return {
         "model": args.model,
-        "film": f"{args.frames} frames of {args.size}",
+        "film": f"{count} frames of {args.size}, {args.film.name if args.film else 'made'}",
         "device": str(restorer.device),
         "torch": torch.__version__,
         "python": platform.python_version(),

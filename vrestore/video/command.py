@@ -37,6 +37,8 @@ _CRF = {
     "libaom-av1": 18.0,
     "libsvtav1": 18.0,
 }
+# A quarter less time than medium, x264's own; as many bytes; 0.05 to 0.3 dB less of 44 to 48.
+_PRESET = {"libx264": "faster"}
 _CQ = {"h264_nvenc": 16.0, "hevc_nvenc": 18.0, "av1_nvenc": 20.0}  # NVENC's crf
 NVENC = {"libx264": "h264_nvenc"}  # what stands in for a default codec
 NVENC_FORMATS = ("yuv420p", "yuv444p")  # what it holds of the default's; ffmpeg converts others
@@ -305,8 +307,9 @@ def _video_options(
         options |= {f"rc:{place}": "vbr", f"cq:{place}": f"{cq:g}", f"b:{place}": "0"}
     elif codec in _QSCALE:
         options[f"q:{place}"] = _QSCALE[codec]
-    if settings.preset is not None:
-        options[f"preset:{place}"] = settings.preset
+    preset = settings.preset or _PRESET.get(codec)
+    if preset is not None:
+        options[f"preset:{place}"] = preset
     if codec == "libvpx-vp9":
         options[f"row-mt:{place}"] = 1
     if codec == "libx265":
