@@ -134,7 +134,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     assert not (tmp_path / "state.pt").exists()
 
 
-def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypatch):
+def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypatch, caplog):
     real = gradients.objective
 
     def astray(net, lq, gt, stage, judges, config):
@@ -144,8 +144,13 @@ def test_a_run_that_goes_astray_is_stopped(tmp_path, on_made_pictures, monkeypat
     seen = []
     monkeypatch.setattr(loop, "rate_at", lambda step, config: seen.append(step) or 1e-4)
     monkeypatch.setattr(gradients, "objective", astray)
-    with pytest.raises(FloatingPointError, match=r"mean error is 50.* at step 4"):
+    with (
+        caplog.at_level("WARNING", "vrestore.train"),
+        pytest.raises(FloatingPointError, match=r"mean error is 50.* at step 4"),
+    ):
         loop.train(tiny_config(10), tmp_path, CPU, None)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in told] == ["step 2", "step 3"]  # before it stops
 
 
 def test_noise_does_not_stop_a_run():

@@ -126,6 +126,9 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
                 f"{trouble} at step {step}; its batch is in {kept}. {state_file} is of an earlier "
                 "step: look at the batch, and go on from there with a lower rate"
             )
+        if watch.wild_steps and share.rank == 0:
+            usual = watch.usual
+            log.warning("step %d: mean error %.3g, where %.3g was usual", step, error, usual)
         optimiser.step()
         if stage.gan and rival is not None and rival_optimiser is not None:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
