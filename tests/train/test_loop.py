@@ -45,8 +45,14 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
-def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(tmp_path, on_made_pictures):
+@pytest.mark.parametrize("method", ["adam", "muon"])
+def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(
+    tmp_path, on_made_pictures, method
+):
     config, cpu = tiny_config(), torch.device("cpu")
+    config = dataclasses.replace(
+        config, optimiser=dataclasses.replace(config.optimiser, method=method)
+    )
     loop.train(config, tmp_path / "whole", cpu, None)
     for _ in range(config.steps):  # each call is out of time after one step
         loop.train(config, tmp_path / "pieces", cpu, Stop(0.0))

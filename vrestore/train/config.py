@@ -125,7 +125,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Adam. The rate rises over ``warm_up`` steps and follows ``schedule``.
+    """Adam or Muon. The rate rises over ``warm_up`` steps and follows ``schedule``.
 
     ``cosine``: from ``rate`` to ``final_rate`` over the whole run. ``restarts``: that once for
     every one of ``periods`` (in steps), from ``rate`` times its ``restart_shares``. ``multistep``:
@@ -135,9 +135,14 @@ class Optimiser:
     that have not learned to read what is warped would move it out of place. So does IconVSR's
     refill where it was loaded, and a cleaner. For the first ``new_alone`` steps only that learns
     which no loaded file knew (EDVR's attention, after a run without it).
+
+    Of ``muon`` the rate is that of convolutions, but for those that paint; these and all biases
+    have ``adam_share`` of it.
     """
 
     rate: float
+    method: Literal["adam", "muon"] = "adam"
+    adam_share: float = 0.15
     final_rate: float = 1e-6
     schedule: Literal["cosine", "restarts", "multistep"] = "cosine"
     periods: tuple[int, ...] = ()

@@ -25,6 +25,7 @@ from vrestore.train.data import Batches, Material, batches, reduce_clip
 from vrestore.train.flow import warm_up_flow
 from vrestore.train.footage import pictures_in, read_frames
 from vrestore.train.gradients import Gradients
+from vrestore.train.muon import Muon
 from vrestore.train.network import (
     begin,
     build_network,
@@ -199,13 +200,21 @@ class Watch:
 
 
 def build_optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Adam:
-    """Adam with the flow network in a group of its own."""
+    """Adam with the flow network in a group of its own; of ``muon`` the convolutions, too."""
     flow = [p for name, p in net.named_parameters() if "spynet." in name]
     rest = [p for name, p in net.named_parameters() if "spynet." not in name]
+    o = config.optimiser
     groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+    if o.method == "muon":  # what paints has a few outputs, which are no matrix to speak of
+        inner = [p for p in rest if p.dim() == 4 and len(p) > 3]
+        outer = [p for p in rest if p.dim() != 4 or len(p) <= 3]
+        groups = [{"params": inner, "share": 1.0}, {"params": outer, "share": o.adam_share}]
     if flow:
-        groups.append({"params": flow, "share": config.optimiser.flow_share})
-    return torch.optim.Adam(groups, lr=config.optimiser.rate, betas=(0.9, 0.99))
+        groups.append({"params": flow, "share": o.flow_share})
+    for group in groups:
+        group["orthogonal"] = o.method == "muon" and group is groups[0]
+    kind = Muon if o.method == "muon" else torch.optim.Adam
+    return kind(groups, lr=o.rate, betas=(0.9, 0.99))
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
