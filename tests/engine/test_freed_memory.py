@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from networks import small_basicvsr
+
+from vrestore.engine import propagation
+from vrestore.engine.restorer import Restorer
 
 FAULTS = """
 import resource, torch
@@ -27,3 +32,39 @@ def test_freed_memory_is_used_again_and_not_fetched_from_the_system():
         [sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True
     )
     assert int(answer.stdout) < 1000  # pages; each round would fetch 13,000
+
+
+PIECES = """
+import torch
+from vrestore.engine.memory import give_back_freed_memory, keep_freed_memory, resident
+keep_freed_memory()
+small = []
+large = []
+for _ in range(16):
+    large.append(torch.ones(1 << 20))
+    small.append(torch.ones(1 << 10))
+del large
+full = resident()
+give_back_freed_memory(torch.device("cuda"))
+untouched = resident()
+give_back_freed_memory(torch.device("cpu"))
+print(full - untouched >> 20, full - resident() >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is told")
+def test_what_lies_free_amid_the_heap_goes_back_where_that_is_asked_for():
+    answer = subprocess.run(
+        [sys.executable, "-c", PIECES], check=True, capture_output=True, text=True
+    )
+    on_a_gpu, on_the_cpu = map(int, answer.stdout.split())
+    assert on_a_gpu < 4
+    assert on_the_cpu > 48  # of 64 MiB
+
+
+def test_a_chunk_asks_for_it_before_it_renders_and_at_its_end(monkeypatch):
+    asked = []
+    monkeypatch.setattr(propagation, "give_back_freed_memory", asked.append)
+    restorer = Restorer(small_basicvsr(), device="cpu", precision="fp32", chunk=4, lookahead=2)
+    assert len(list(restorer.stream(torch.rand(12, 3, 16, 16)))) == 12
+    assert asked == [torch.device("cpu")] * 2 * 3

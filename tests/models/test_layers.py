@@ -102,7 +102,7 @@ def test_a_band_fills_the_cache_of_its_gpu(properties, bands, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", of)
     assert band_bytes(torch.device("cuda", 1)) == bands
     assert asked == [torch.device("cuda", 1)]
-    assert band_bytes(torch.device("cpu")) == 32 << 20
+    assert band_bytes(torch.device("cpu")) == 16 << 20
     assert len(asked) == 1
 
 

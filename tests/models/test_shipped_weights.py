@@ -96,7 +96,7 @@ def real():
 
 
 def test_all_shipped_files_say_their_licence():
-    for name in ("basicvsr", "basicvsr-real", "restore"):
+    for name in ("basicvsr", "basicvsr-real", "restore", "edvr"):
         path = find(name).path
         with safe_open(path, "pt") as file:
             assert file.metadata()["licence"] == "Apache-2.0"
@@ -177,3 +177,26 @@ def test_it_takes_twelve_per_cent_of_the_published_networks_multiplications(net)
     """11.9%, as its card says."""
     ours, published = (costs(n, 180, 320) for n in (net, BasicVSR(64, 30)))
     assert 0.115 < ours.work(None, 0, 15) / published.work(None, 0, 15) <= 0.12
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return load_model("edvr")
+
+
+def test_the_windowed_one_beats_bicubic_on_the_example(windows):
+    hr = read_frames(EXAMPLE)[:6, :, :136, :240]
+    assert gain(windows, hr) > 0.5
+
+
+@pytest.mark.parametrize(("clip", "least"), [("coffee", 3.5), ("face", 1.8), ("dog", 0.6)])
+def test_the_windowed_one_beats_bicubic_on_real_footage(windows, clip, least):
+    assert gain(windows, read_frames(shared(f"media/val/{clip}.mp4"))[:7]) > least
+
+
+def test_the_neighbours_in_a_window_help(windows):
+    hr = read_frames(shared("media/val/laptop.mp4"))[:7, :, :200, :320].contiguous()
+    lr = shrink(hr).float() / 255
+    with torch.no_grad():
+        alone = torch.cat([windows.fuse([windows.features(frame[None])] * 5) for frame in lr])
+    assert gain(windows, hr) > y_psnr(alone, hr) - y_psnr(imresize(lr, 4), hr) + 0.15

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.lengths import Lengths, shorter
+from vrestore.engine.memory import give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
@@ -110,6 +111,7 @@ def propagate(
         else:
             carried, rendered = moved_on, rendered - count
             del window[:count], restored
+            give_back_freed_memory(run.device)
             continue
         # Only here, behind the handler, has the error let go of what it held.
         lengths = less
@@ -180,6 +182,7 @@ def _rendered(
                 moved_on[pass_.name] = trail.copy()
     if renders is not None:
         trail = carried[renders.name].copy()
+    give_back_freed_memory(run.device)
     for i in range(count):
         if renders is not None:
             features[i][renders.name] = _step(run, renders, window, i, trail, features[i])

@@ -56,6 +56,18 @@ CATALOGUE: tuple[Entry, ...] = (
         file="weights/restore.safetensors",
     ),
     Entry(
+        name="edvr",
+        architecture="EDVR",
+        task="super-resolution",
+        scale=4,
+        parameters=781_843,
+        data="free clips and photographs (BI)",
+        figure="",
+        licence="as vrestore",
+        note="ships with vrestore, trained by it; windows of five frames: see its card",
+        file="weights/edvr.safetensors",
+    ),
+    Entry(
         name="bicubic",
         architecture="Bicubic",
         task="super-resolution",
