@@ -248,6 +248,7 @@ def test_deformable_networks_learn_in_bf16(name):
     config = dataclasses.replace(tiny_config(), network={"name": name, **SIZES[name]})
     net = build_network(config.network)
     begin(net, config)
+    torch.nn.init.normal_(net.conv_last.weight, std=0.02)  # an EDVR paints nothing at first
     clip = torch.rand(1, 5, 3, 16, 16)
     exact, _ = forward(net, clip)
     with torch.autocast("cpu", torch.bfloat16):
@@ -293,11 +294,11 @@ def test_a_window_network_learns_its_middle_frame(tmp_path, on_made_pictures, mo
     real = Batches.__getitem__
     monkeypatch.setattr(Batches, "__getitem__", lambda self, step: real(self, 0))
     network = {"name": "edvr", **SIZES["edvr"]}
-    stage = (Stage(30, 2, 5, 12),)
-    config = dataclasses.replace(tiny_config(), network=network, stage=stage, flow=None)
-    loop.train(config, tmp_path, CPU, None)
+    stage, muon = (Stage(40, 2, 5, 12),), Optimiser(rate=1e-2, method="muon", warm_up=5)
+    config = dataclasses.replace(tiny_config(), network=network, stage=stage, optimiser=muon)
+    loop.train(dataclasses.replace(config, flow=None), tmp_path, CPU, None)
     losses = [float(row["loss"]) for row in rows(tmp_path)]
-    assert losses[-1] < 0.96 * losses[0]  # the bilinear frame beneath it is near already
+    assert losses[-1] < 0.95 * losses[0]  # that of the bilinear frame, to which nothing is added
     assert not (tmp_path / "flow.pt").exists()
 
 

@@ -141,8 +141,6 @@ class Optimiser:
     """
 
     rate: float
-    method: Literal["adam", "muon"] = "adam"
-    adam_share: float = 0.15
     final_rate: float = 1e-6
     schedule: Literal["cosine", "restarts", "multistep"] = "cosine"
     periods: tuple[int, ...] = ()
@@ -155,6 +153,8 @@ class Optimiser:
     warm_up: int = 200
     clip: float = 0.5  # largest gradient norm; inf clips nothing
     ema: float = 0.999
+    method: Literal["adam", "muon"] = "adam"
+    adam_share: float = 0.15
 
 
 @dataclass(frozen=True)
