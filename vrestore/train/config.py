@@ -136,8 +136,8 @@ class Optimiser:
     refill where it was loaded, and a cleaner. For the first ``new_alone`` steps only that learns
     which no loaded file knew (EDVR's attention, after a run without it).
 
-    Of ``muon`` the rate is that of convolutions, but for those that paint; these and all biases
-    have ``adam_share`` of it.
+    Of ``muon`` the rate is that of convolutions with more than three outputs; what paints, and all
+    biases, are Adam's, at ``adam_share`` of it.
     """
 
     rate: float

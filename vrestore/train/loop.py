@@ -205,7 +205,7 @@ def build_optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     rest = [p for name, p in net.named_parameters() if "spynet." not in name]
     o = config.optimiser
     groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
-    if o.method == "muon":  # what paints has a few outputs, which are no matrix to speak of
+    if o.method == "muon":  # three outputs are no matrix to speak of
         inner = [p for p in rest if p.dim() == 4 and len(p) > 3]
         outer = [p for p in rest if p.dim() != 4 or len(p) <= 3]
         groups = [{"params": inner, "share": 1.0}, {"params": outer, "share": o.adam_share}]
