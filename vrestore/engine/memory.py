@@ -35,8 +35,8 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory(device: torch.device) -> None:
     """Give the system the pages that are free amid the heap, where ``device`` is the CPU.
 
-    Before what takes most: it finds no room among what layers before it left in pieces, and takes
-    new pages, a hundred megabytes of them. glibc only; elsewhere nothing is done.
+    Before what takes most: it may find no room among what layers before it left in pieces, and
+    takes new pages. glibc only; elsewhere nothing is done.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None and device.type == "cpu":

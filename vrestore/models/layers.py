@@ -125,7 +125,7 @@ def band_bytes(device: torch.device) -> int:
     """Bytes of features at full size in a band: on a GPU its L2 cache's, where that is larger.
 
     Smaller bands would be more launches, and rows twice computed, for a cache that is not full. On
-    a CPU smaller ones cost 8% of a tail in float32, larger ones gain nothing in half precision.
+    a CPU twice as large ones gain 8% of a tail in float32, nothing in half precision; more is held.
     """
     if device.type != "cuda":
         return TAIL_BAND_BYTES

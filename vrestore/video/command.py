@@ -37,7 +37,7 @@ _CRF = {
     "libaom-av1": 18.0,
     "libsvtav1": 18.0,
 }
-# A quarter less time than medium, x264's own; as many bytes; 0.05 to 0.3 dB less of 44 to 48.
+# A quarter less time than medium, x264's own; as many bytes; 0.03 to 0.3 dB less of 44 to 48.
 _PRESET = {"libx264": "faster"}
 _CQ = {"h264_nvenc": 16.0, "hevc_nvenc": 18.0, "av1_nvenc": 20.0}  # NVENC's crf
 NVENC = {"libx264": "h264_nvenc"}  # what stands in for a default codec
