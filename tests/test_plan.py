@@ -1,10 +1,12 @@
 """What is said beforehand of a film, against the film."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from films import film
 
+from vrestore import plan as planning
 from vrestore.cli import main
 from vrestore.errors import UsageError
 from vrestore.options import RestoreOptions
@@ -34,6 +36,27 @@ def test_a_plan_is_told_in_words(tmp_path, capsys):
     told = capsys.readouterr().out
     for word in ("20 frames", "64x48", "memory: about", "time: about", "room: about"):
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("took", "each"),
+    [
+        ((9.0, 1.0, 2.2), 0.1),  # what is done once is in the first alone
+        ((5.0, 3.0, 2.8), 0.2),  # the machine had other work in between: a frame takes time yet
+    ],
+)
+def test_a_frame_costs_what_more_of_them_take_longer(tmp_path, monkeypatch, took, each):
+    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
+    real, seconds = planning.sample, iter(took)
+
+    def sample(*args):  # as many frames as asked for, whatever its times are rounded to
+        report, size = real(*args)
+        return replace(report, seconds=next(seconds), frames=args[-1]), size
+
+    monkeypatch.setattr(planning, "sample", sample)
+    found = plan(source, None, RestoreOptions(model="bicubic", device="cpu"))
+    assert found.seconds_per_frame == pytest.approx(each)
+    assert found.seconds == pytest.approx(took[0] + 58 * each)
 
 
 def test_the_planned_size_is_near_the_one_that_comes(tmp_path):

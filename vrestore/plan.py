@@ -1,8 +1,8 @@
 """What a film will take, before it is begun: memory, time, room on the disk.
 
-Memory is added up from the sizes of the network's tensors. Time and the output's size come from two
-samples of the film's middle, restored for good: their difference is what a frame costs, whatever it
-costs to begin.
+Memory is added up from the sizes of the network's tensors. Time and the output's size come from
+samples of the film's middle, restored for good: the first says what it costs to begin, the
+difference of the two after it what a frame costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vrestore.restore import load_restorer, restore
 from vrestore.video.frame import VideoInfo
 from vrestore.video.pictures import list_pictures
 
-SAMPLES = 2, 14  # frames
+SAMPLES = 2, 2, 14  # frames; what is done once is done in the first
 KEY_FRAME_EVERY = 250  # frames, as x264 and most encoders have it
 
 
@@ -113,7 +113,7 @@ def plan(
         chunk = min(lengths.chunk, shot)
         held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
     memory = resident() + need(restorer.network, info.height, info.width, held, shot)
-    few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
+    first, few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)
     works = [
@@ -122,13 +122,14 @@ def plan(
     ]
     repeats = works[0] / works[1] if works[1] else 1.0
     each, bytes_each = many[0].seconds / many[0].frames, many[1] / many[0].frames
+    if between > 0 and many[0].seconds > few[0].seconds:  # on a busy machine it may not be
+        each = (many[0].seconds - few[0].seconds) / between * repeats
     if between > 0:
-        each = max(many[0].seconds - few[0].seconds, 0.0) / between * repeats
         bytes_each = max(many[1] - few[1], 0) / between
     seconds = output = spool = None
     if frames is not None:
         rest = max(frames - few[0].frames, 0)
-        seconds = few[0].seconds + rest * each
+        seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = info.width * info.height * spooled_bytes(restorer) * frames
     return Plan(
