@@ -22,7 +22,7 @@ from networks import (
 
 from vrestore import Restorer
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
-from vrestore.models.checkpoint import load_network
+from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.realbasicvsr import RealBasicVSR
 
@@ -50,6 +50,14 @@ SMALL = [
     small_frbasicvsr,
     small_realbasicvsr,
 ]
+
+
+def test_a_refill_of_another_size_is_read_off_the_weights(tmp_path: Path) -> None:
+    net = small_iconvsr(num_edvr_feat=4, num_extract_block=2, deformable_groups=2)
+    save_network(net, tmp_path / "net.safetensors", {})
+    found = load_network(tmp_path / "net.safetensors", keyframe_stride=3)
+    clip = moving_clip(4)
+    assert torch.equal(found(clip), net(clip))
 
 
 @pytest.mark.parametrize("name", CASES)

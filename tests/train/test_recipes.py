@@ -55,8 +55,9 @@ def made(tmp_path_factory):
     save_network(wotsa, folder / "edvr.safetensors", {})
     cleaner = build_network({"name": "frbasicvsr", **SIZES["frbasicvsr"], "hr_in": True})
     save_network(cleaner, folder / "cleaner.safetensors", {})
-    whole = {"num_feat": 8, "num_extract_block": 5, "num_reconstruct_block": 1}
-    save_network(build_network({"name": "edvr", **whole}), folder / "refill.safetensors", {})
+    save_network(
+        build_network({"name": "edvr", **SIZES["edvr"]}), folder / "refill.safetensors", {}
+    )
     return folder
 
 

@@ -116,7 +116,7 @@ def test_attention_is_added_to_a_run_without_and_learns_alone_at_first(tmp_path)
 
 
 def test_iconvsr_takes_its_refill_from_an_edvr_and_fixes_it_at_first(tmp_path):
-    refill = small_edvr(num_extract_block=5, deformable_groups=8)
+    refill = small_edvr()
     save_network(refill, tmp_path / "edvr.safetensors", {})
     config = config_of("iconvsr")
     network = config.network | {"refill": str(tmp_path / "edvr.safetensors")}

@@ -27,7 +27,9 @@ SIZES = {
     "frrealbasicvsr": {"num_feat": 8, "num_block": 1}
     | {"cleaner_feat": 8, "cleaner_block": 1, "cleaner_tail_feat": 8}
     | FLOW,
-    "iconvsr": {"num_feat": 8, "num_block": 1, "keyframe_stride": 3} | FLOW,
+    "iconvsr": {"num_feat": 8, "num_block": 1, "keyframe_stride": 3}
+    | {"num_extract_block": 1, "deformable_groups": 2}
+    | FLOW,
     "basicvsrpp": {"mid_channels": 8, "num_blocks": 1, "deformable_groups": 2} | FLOW,
     "realbasicvsr": {"mid_channels": 8, "num_propagation_blocks": 1, "num_cleaning_blocks": 1}
     | FLOW,

@@ -40,6 +40,8 @@ class IconVSR(RecurrentNetwork):
         keyframe_stride: int = 5,
         temporal_padding: int = 2,
         num_edvr_feat: int | None = None,
+        num_extract_block: int = 5,
+        deformable_groups: int = 8,
         num_tail_feat: int = 64,
         spynet_levels: int = 6,
         spynet_kernel: int = 7,
@@ -51,7 +53,10 @@ class IconVSR(RecurrentNetwork):
         self.context = temporal_padding
         edvr_feat = num_edvr_feat or num_feat
         self.edvr = EDVRFeatureExtractor(
-            num_feat=edvr_feat, num_frame=2 * temporal_padding + 1, num_extract_block=5
+            num_feat=edvr_feat,
+            num_frame=2 * temporal_padding + 1,
+            deformable_groups=deformable_groups,
+            num_extract_block=num_extract_block,
         )
         self.spynet = SPyNet(spynet_levels, spynet_kernel, spynet_widths)
         self.backward_fusion = nn.Conv2d(num_feat + edvr_feat, num_feat, 3, 1, 1)
@@ -78,6 +83,8 @@ class IconVSR(RecurrentNetwork):
             "num_block": shapes.count(r"backward_trunk\.main\.2\.(\d+)\."),
             "temporal_padding": edvr["num_frame"] // 2,
             "num_edvr_feat": edvr["num_feat"],
+            "num_extract_block": edvr["num_extract_block"],
+            "deformable_groups": edvr["deformable_groups"],
             "num_tail_feat": shapes.size("conv_hr.weight"),
             **{f"spynet_{k}": v for k, v in SPyNet.sizes(shapes.under("spynet.")).items()},
         }
