@@ -21,6 +21,7 @@ import safetensors
 import safetensors.torch
 import torch
 from golden import filled
+from networks import small_iconvsr
 from torch import Tensor
 
 from vrestore.errors import ModelError, OutputError
@@ -414,6 +415,21 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     torch.save(spoil(state), tmp_path / "net.pth")
     with pytest.raises(ModelError, match=message):
         load_network(tmp_path / "net.pth")
+
+
+def test_a_file_of_half_the_size_holds_the_network_in_half_precision(tmp_path: Path) -> None:
+    net = small_iconvsr()
+    sizes = []
+    for half in (False, True):
+        save_network(net, tmp_path / "net.safetensors", {"steps": "7"}, half=half)
+        sizes.append((tmp_path / "net.safetensors").stat().st_size)
+        with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as file:
+            assert file.metadata() == {"steps": "7"}
+    assert sizes[1] < 0.7 * sizes[0]
+    found = load_network(tmp_path / "net.safetensors", keyframe_stride=3).state_dict()
+    for name, value in net.state_dict().items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], value.half().float())
 
 
 def without(state: State, *keys: str) -> State:

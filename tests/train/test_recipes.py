@@ -112,6 +112,9 @@ def test_a_second_run_begins_with_what_was_exported_of_the_first(made, tmp_path)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
     assert weights.read_bytes() == kept
+    half = tool("export.py", run / "config.toml", run, tmp_path / "half.safetensors", "--half")
+    assert half.returncode == 0, half.stderr
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.75 * len(kept)
     config = read_config(second, [*tiny(second, made), f"network.weights='{weights}'"])
     net = build_network(config.network)
     assert all(name.startswith("fusion.") for name in begin(net, config))

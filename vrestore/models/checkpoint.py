@@ -107,10 +107,19 @@ def load_module(path: str | Path, **told: Any) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def save_network(net: nn.Module, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write the weights as safetensors with ``metadata`` in the header; complete or not at all."""
+def save_network(
+    net: nn.Module, path: str | Path, metadata: dict[str, str], *, half: bool = False
+) -> None:
+    """Write the weights as safetensors with ``metadata`` in the header; complete or not at all.
+
+    ``half``: as float16, half the bytes; a network loaded from them runs in float32 all the same.
+    """
     path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    kind = torch.float16 if half else None
+    tensors = {
+        name: value.detach().to("cpu", kind).contiguous()
+        for name, value in net.state_dict().items()
+    }
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
