@@ -155,6 +155,20 @@ def test_a_damaged_film_is_damaged_in_every_later_run(here, capsys):
     assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mp4", "truncated.mp4"]
 
 
+def test_a_film_alone_and_many_write_the_same_note_of_damage(here):
+    whole = film(here / "a.mkv", 200, "64x48", sound=False).read_bytes()
+    film(here / "b.mkv", 2)
+    (here / "OUT").mkdir()
+    many = ("a.mkv", "b.mkv", "-n", "identity", "-o", "OUT/")
+    (here / "a.mkv").write_bytes(whole[: len(whole) * 9 // 10])
+    assert run("a.mkv", "-n", "identity", "-o", "OUT/a.mkv") == 3
+    assert run(*many) == 1
+    (here / "a.mkv").write_bytes(whole)
+    assert run("a.mkv", "-n", "identity", "-o", "OUT/a.mkv", "--overwrite") == 0
+    assert run(*many) == 0
+    assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mkv", "b.mkv"]
+
+
 def test_results_beside_their_films_are_not_restored_again(here):
     film(here / "a.mp4", 2)
     film(here / "b.mp4", 2)

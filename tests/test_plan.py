@@ -67,9 +67,19 @@ def test_the_planned_size_is_near_the_one_that_comes(tmp_path):
     assert 0.5 < planned.output_bytes / (tmp_path / "out.mkv").stat().st_size < 2
 
 
-@pytest.mark.parametrize(("model", "bytes_a_pixel"), [("basicvsr", 3), ("basicvsr-real", 15)])
-def test_a_part_and_frames_that_are_read_again_are_planned_as_such(tmp_path, model, bytes_a_pixel):
-    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
+@pytest.mark.parametrize(
+    ("model", "stored", "bytes_a_pixel"),
+    [
+        ("basicvsr", "yuv420p", 1.5),
+        ("basicvsr", "yuv422p10le", 4),
+        ("basicvsr-real", "yuv420p", 1.5 + 12),
+    ],
+)
+def test_a_part_and_frames_that_are_read_again_are_planned_as_such(
+    tmp_path, model, stored, bytes_a_pixel
+):
+    form = ("-c:v", "ffv1", "-pix_fmt", stored)
+    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False, options=form)
     options = RestoreOptions(model=model, device="cpu", propagation="exact", end=1)
     found = plan(source, None, options)
     assert found.frames == 24

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("no input; try: vrestore clip.mp4")
     options = read_options(args)
     from vrestore.ends import look
-    from vrestore.jobs.batch import make_folder, restore_all
+    from vrestore.jobs.batch import make_folder, note_damage, restore_all
     from vrestore.restore import restore
 
     output = Path(args.output) if args.output else None
@@ -175,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
             show.planned(plan(inputs[0], output, options, into_folder=into))
             return 0
         report = restore(inputs[0], output, options=options, progress=show.progress)
+        note_damage(report)
         show.report(report)
     finally:
         show.close()

@@ -76,11 +76,14 @@ def told(error: BaseException) -> VrestoreError:
     return Fault(f"{what}; this is a fault in vrestore: run with --debug and report what it says")
 
 
+_NO_ROOM = ("allocate memory", "out of memory", "not enough memory", "STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Python's, torch's on a GPU, and on a CPU a RuntimeError of torch or oneDNN that says so."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = str(error)
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
         isinstance(error, RuntimeError)
-        and ("allocate memory" in said or said == "could not create a primitive")
+        and (said == "could not create a primitive" or any(words in said for words in _NO_ROOM))
     )

@@ -112,7 +112,8 @@ def plan(
     if lengths.chunk is not None:
         chunk = min(lengths.chunk, shot)
         held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
-    memory = resident() + need(restorer.network, info.height, info.width, held, shot)
+    again = restorer.reads_again
+    memory = resident() + need(restorer.network, info.height, info.width, held, shot, exact=again)
     first, few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)
@@ -131,7 +132,7 @@ def plan(
         rest = max(frames - few[0].frames, 0)
         seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
-        spool = info.width * info.height * spooled_bytes(restorer) * frames
+        spool = frames * (spooled_bytes(restorer, info) if again else 0)
     return Plan(
         source=source,
         target=target,
@@ -151,12 +152,16 @@ def plan(
     )
 
 
-def spooled_bytes(restorer: Restorer) -> int:
-    """Of a pixel of a frame that is read again: as stored, and as a cleaner leaves it."""
-    network = restorer.network
-    if not restorer.reads_again or not isinstance(network, RecurrentNetwork):
-        return 0
-    return 3 if network.first is None else 3 + 3 * 4
+def spooled_bytes(restorer: Restorer, info: VideoInfo) -> int:
+    """Of a frame that is read again: as stored, and as a cleaner leaves it, in float32."""
+    stored, pixels = info.pixel_format, info.width * info.height
+    samples = pixels
+    if stored.family == "rgb":
+        samples = 3 * pixels
+    elif stored.family == "yuv":
+        samples += 2 * -(-info.width >> stored.sub_x) * -(-info.height >> stored.sub_y)
+    cleaned = isinstance(restorer.network, RecurrentNetwork) and restorer.network.first is not None
+    return samples * (1 if stored.depth <= 8 else 2) + (3 * 4 * pixels if cleaned else 0)
 
 
 def sample(

@@ -15,7 +15,7 @@ from networks import (
 )
 
 from vrestore.engine import precision
-from vrestore.engine.lengths import Lengths
+from vrestore.engine.lengths import Lengths, Parting
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.propagation import propagate
 from vrestore.engine.restorer import Restorer
@@ -68,9 +68,9 @@ def test_clips_side_by_side_keep_to_themselves():
     net = small_basicvsr()
     frames = torch.stack([moving_clip(7, seed=1), moving_clip(7, seed=2)], 1)
     run = InPrecision(net, torch.device("cpu"), "fp32")
-    one_by_one = torch.stack(list(propagate(run, net, frames, Lengths(3, 2))))
+    one_by_one = torch.stack(list(propagate(run, net, frames, Parting(Lengths(3, 2)))))
     run._gathers = True
-    together = torch.stack(list(propagate(run, net, frames, Lengths(3, 2))))
+    together = torch.stack(list(propagate(run, net, frames, Parting(Lengths(3, 2)))))
     assert (together - one_by_one).abs().max() < 1e-5
 
 

@@ -1,7 +1,9 @@
 """What a network is said to take, against what it took."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -29,6 +31,15 @@ def test_what_is_alive_at_once_is_added_up():
     assert found.result.shape == (50, 10)
     assert found.most == 8000
     assert found.multiplications == 0
+
+
+def test_a_network_that_was_measured_is_let_go_of():
+    net = small_basicvsr()
+    costs(net, 8, 8)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
 
 
 def test_states_and_frames_cost_what_their_tensors_hold():

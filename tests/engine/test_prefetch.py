@@ -13,7 +13,7 @@ from threading import Event, current_thread, main_thread
 import pytest
 
 from vrestore.engine import prefetch as module
-from vrestore.engine.prefetch import WritingBehind, prefetch
+from vrestore.engine.prefetch import WritingBehind, _Belt, prefetch
 
 SOON_S = 10.0  # waiting longer than this is a failure; nothing waits so long when all is well
 
@@ -312,6 +312,25 @@ def test_an_error_at_the_last_item_is_raised_when_the_block_is_left() -> None:
 
     with pytest.raises(OSError, match="no space left"):
         work()
+
+
+def test_an_error_just_as_the_block_is_left_is_raised_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaving, end = Event(), _Belt.end
+
+    def end_late(belt: _Belt[int], error: BaseException | None = None) -> None:
+        leaving.set()
+        assert behind._writer.done.wait(5)
+        end(belt, error)
+
+    def write(_: int) -> None:
+        leaving.wait(5)
+        no_space(2)
+
+    monkeypatch.setattr(_Belt, "end", end_late)
+    with pytest.raises(OSError, match="no space left"), WritingBehind(write, 8) as behind:
+        behind.put(1)
 
 
 def test_an_error_that_the_block_swallowed_is_raised_when_it_is_left() -> None:

@@ -192,9 +192,11 @@ def test_tiles_of_a_whole_shot_are_refused():
         Restorer(small_basicvsr(), propagation="exact", tile=128)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("propagation", ["lookahead", "whole", "exact"])
-def test_a_frame_of_another_size_is_refused_by_its_sizes(propagation):
-    restorer = Restorer(small_basicvsr(), precision="fp32", device="cpu", propagation=propagation)
+def test_a_frame_of_another_size_is_refused_by_its_sizes(propagation, precision):
+    how = {"precision": precision, "propagation": propagation}
+    restorer = Restorer(small_basicvsr(), device="cpu", **how)
     frames = [torch.rand(3, 16, 24), torch.rand(3, 16, 24), torch.rand(3, 16, 20)]
     with pytest.raises(UsageError, match="20x16 in a shot of 24x16"):
         list(restorer.stream(iter(frames)))

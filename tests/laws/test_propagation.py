@@ -14,6 +14,7 @@ from networks import (
     moving_clip,
     small_basicvsr,
     small_basicvsrpp,
+    small_edvr,
     small_frbasicvsr,
     small_frbasicvsr_same_size,
     small_frrealbasicvsr,
@@ -22,7 +23,10 @@ from networks import (
 )
 
 from vrestore import Restorer
+from vrestore.engine import restorer as restoring
+from vrestore.engine.costs import _Alive
 from vrestore.engine.exact import Again
+from vrestore.engine.lengths import Lengths, need
 from vrestore.errors import OutOfMemory
 
 EVERY = [
@@ -94,6 +98,24 @@ def test_exact_runs_n_passes_n_plus_one_halves_times_and_holds_one_chunk():
     list(restorer.stream(Again(range(24), read)))
     assert steps == {"backward_1": 96, "forward_1": 72, "backward_2": 48, "forward_2": 24}
     assert max(most) <= 4 + 2  # the chunk, and a neighbour on each side
+
+
+def test_exact_keeps_no_edge_of_the_pass_that_renders():
+    """What grows with the shot: one state of the backward pass for each chunk."""
+    net = small_basicvsr()
+    state = 8 * 24 * 24 * 4
+    restorer = Restorer(net, precision="fp32", device="cpu", propagation="exact", chunk=4)
+    most = []
+    for frames in (32, 128):
+        clip = moving_clip(4, 24, 24)
+        with torch.no_grad(), _Alive() as alive:
+            for out in restorer.stream([clip[i % 4] for i in range(frames)]):
+                del out
+        most.append(alive.most)
+    grown = most[1] - most[0]
+    assert 0.9 * 24 * state < grown < 1.1 * 24 * state
+    sizes = [need(net, 24, 24, Lengths(4, 0), frames, exact=True) for frames in (32, 128)]
+    assert 24 * state < sizes[1] - sizes[0] < 1.5 * 24 * state
 
 
 def test_lookahead_approaches_the_whole_shot_as_it_grows():
@@ -252,6 +274,101 @@ def test_memory_that_runs_out_in_rendering_costs_no_frame_either():
     net.advance, net.render = counted, render
     assert torch.equal(run(net, clip, chunk=16, lookahead=20), whole)
     assert left[0] <= 1  # of the failed try's features, when the next begins
+
+
+def test_a_window_too_full_to_encode_more_is_rendered_first(caplog):
+    """Memory for twenty encoded frames, where chunk and look-ahead ask for forty."""
+    net, clip, held = small_basicvsr(), moving_clip(40, 8, 8), weakref.WeakSet()
+    whole, original = net(clip), net.encode
+
+    def encode(seen):
+        if len(held) >= 20:
+            raise MemoryError
+        x = original(seen)[0].clone()
+        held.add(x)
+        return (x,)
+
+    net.encode = encode
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=32, lookahead=8)
+    out = torch.stack(list(restorer.stream(iter(clip))))
+    assert caplog.messages[-1].endswith("--chunk 8 --lookahead 8")
+    assert (out - whole).abs().mean() < 1e-3
+
+
+def test_tiles_of_one_shot_are_shortened_together_and_told_once(caplog):
+    net, clip, alive = small_basicvsr(), moving_clip(12, 96, 200), weakref.WeakSet()
+    original = net.advance
+
+    def advance(*args):
+        if len(alive) > 7:
+            raise MemoryError
+        out = original(*args)
+        alive.add(out)
+        return out
+
+    net.advance = advance
+    restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=4, tile=96)
+    assert len(list(restorer.stream(iter(clip)))) == 12
+    said = [m.partition("--chunk ")[2].split()[0] for m in caplog.messages]
+    assert said == ["8", "4"]
+    assert restorer.lengths(96, 200).chunk == 4
+
+
+def test_a_shot_is_surveyed_once_for_all_its_tiles_and_tries():
+    """Half of the picture black, half bright: tiles by themselves would be cleaned unlike."""
+    net, clip, found = small_realbasicvsr(), moving_clip(16, 140, 150), []
+    clip[..., :75] = 0
+    changes = [net.change(half, 1) for half in (clip[:1, ..., :75], clip[:1, ..., 75:])]
+    net.dynamic_refine_thres = 255 * (0.3 * changes[0] + 0.7 * changes[1])
+    survey, advance, calls = net.survey, net.advance, itertools.count()
+
+    def surveyed(frames):
+        found.append(survey(frames))
+        return found[-1]
+
+    def starving_once(pass_, x, *args):
+        if next(calls) > 30 and x[0].shape[-1] > 130:
+            raise MemoryError
+        return advance(pass_, x, *args)
+
+    net.survey = surveyed
+    assert len(run(net, clip, tile=96)) == 16
+    whole = survey(clip.unsqueeze(1))
+    assert found == [whole]
+    net.advance = starving_once
+    assert len(run(net, clip, chunk=4, lookahead=4)) == 16
+    assert found == [whole] * 2
+
+
+@pytest.mark.parametrize("fails", [2, 7, 8, 9])
+def test_windows_that_come_again_have_the_same_neighbours(fails, monkeypatch):
+    """The next way is the same one here: tiles would differ anyway."""
+    net, clip, calls = small_edvr(), moving_clip(10, 16, 20), itertools.count()
+    whole, fuse = run(net, clip), net.fuse
+    monkeypatch.setattr(restoring, "TILE_SIDES", (19,))
+    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
+
+    def starving_once(window):
+        if next(calls) == fails:
+            raise MemoryError
+        return fuse(window)
+
+    net.fuse = starving_once
+    assert torch.equal(run(net, clip), whole)
+
+
+def test_networks_that_see_windows_are_not_told_of_chunks(caplog):
+    net, calls = small_edvr(), itertools.count()
+    fuse = net.fuse
+
+    def starving_once(window):
+        if next(calls) == 3:
+            raise MemoryError
+        return fuse(window)
+
+    net.fuse = starving_once
+    assert len(run(net, moving_clip(6, 140, 150))) == 6
+    assert caplog.messages == ["out of memory: going on with --tile 128"]
 
 
 def test_what_does_not_fit_whole_is_restored_in_tiles_and_nothing_is_lost(caplog):

@@ -10,8 +10,9 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -60,6 +61,10 @@ class Costs:
         kept = sum(p.state * (frames if p.read_ahead else chunk) for p in self.passes if p.kept)
         return frames * self.moment + kept + self.carried + self.most + self.out
 
+    def edges(self, count: int) -> int:
+        """Of ``exact``: the states at so many chunk edges, of every pass that is run again."""
+        return count * sum(p.state * p.order for p in self.passes if p.kept)
+
     @property
     def carried(self) -> int:
         """Of it, what goes from frame to frame and from chunk to chunk."""
@@ -78,9 +83,18 @@ class Costs:
         return self.entry + self.last + passes
 
 
-@lru_cache(maxsize=16)
+_KNOWN: WeakKeyDictionary[Network, dict[tuple[int, int], Costs]] = WeakKeyDictionary()
+
+
 def costs(net: Network, height: int, width: int) -> Costs:
-    """What ``net`` takes on frames of ``(3, height, width)`` in float32."""
+    """What ``net`` takes on frames of ``(3, height, width)`` in float32; measured once."""
+    known = _KNOWN.setdefault(net, {})
+    if (height, width) not in known:
+        known[height, width] = _costs(net, height, width)
+    return known[height, width]
+
+
+def _costs(net: Network, height: int, width: int) -> Costs:
     ghost = copy.deepcopy(net).to("meta")
     frame = torch.empty(1, 3, height, width, device="meta")
     out = 3 * net.scale**2 * height * width * 4

@@ -10,7 +10,7 @@
     the last    render, chunk by chunk, from all passes run again inside the chunk
 
 n passes cost (n + 1) / 2 times as much as with the whole shot in memory. What is held: the features
-of one chunk, and the states of every pass at the T / K edges.
+of one chunk, and at the T / K edges the states of every pass that is run again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def propagate_exactly(
     def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Tensor]]:
         features: list[dict[str, Tensor]] = [{} for _ in part.moments]
         for pass_ in passes:
-            _run_pass(run, pass_, part, edges[pass_.name][start].copy(), features)
+            for _ in _steps(run, pass_, part, edges[pass_.name][start].copy(), features):
+                pass
         return features
 
     for number, pass_ in enumerate(net.passes):
@@ -89,13 +90,14 @@ def propagate_exactly(
         renders = number + 1 == len(net.passes) and pass_.step > 0
         earlier = net.passes[:number] if renders else _read_by(pass_, net.passes[:number])
         for start in starts if pass_.step > 0 else reversed(starts):
-            edges[pass_.name][start] = trail.copy()
+            if not renders:
+                edges[pass_.name][start] = _kept(trail, pass_)
             part = encoded(start)
             features = features_of(part, start, earlier)
-            _run_pass(run, pass_, part, trail, features)
-            if renders:
-                for moment, feature in zip(part.moments, features, strict=True):
-                    yield run.render(moment.x, feature)
+            for i in _steps(run, pass_, part, trail, features):
+                if renders:
+                    yield run.render(part.moments[i].x, features[i])
+                    features[i] = {}
             del part, features  # before the next are made
     if net.passes[-1].step < 0:
         for start in starts:
@@ -106,10 +108,13 @@ def propagate_exactly(
             del part, features
 
 
-def _run_pass(
+def _steps(
     run: InPrecision, pass_: Pass, part: _Chunk, trail: Trail, features: list[dict[str, Tensor]]
-) -> None:
-    """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to."""
+) -> Iterator[int]:
+    """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to.
+
+    Each frame's place in the chunk, when the pass has been there.
+    """
     moments = part.moments
     for i in range(len(moments)) if pass_.step > 0 else reversed(range(len(moments))):
         if pass_.step > 0:
@@ -120,6 +125,12 @@ def _run_pass(
             flow = pair[0] if pair else None
         read = [features[i][name] for name in pass_.reads]
         features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, read)
+        yield i
+
+
+def _kept(trail: Trail, pass_: Pass) -> Trail:
+    """What a pass goes on from: the nearest flow comes with the next frame."""
+    return Trail(list(trail.states), trail.flows[: pass_.order - 1])
 
 
 def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vrestore.engine.costs import costs
@@ -28,10 +29,41 @@ class Lengths:
         return None if self.chunk is None else self.chunk + self.lookahead
 
 
-def need(net: Network, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
-    """Bytes that restoring takes beyond the program itself; ``shot`` frames where it is whole."""
+@dataclass
+class Parting:
+    """How one shot is parted now: all of its tiles alike, shorter once memory ran out in one.
+
+    ``on_less`` is told.
+    """
+
+    lengths: Lengths
+    on_less: Callable[[Lengths], object] = lambda less: None
+
+    def shorten(self) -> None:
+        """To the next ``shorter`` lengths; the least ones stay."""
+        less = shorter(self.lengths)
+        if less is not None:
+            self.lengths = less
+            self.on_less(less)
+
+
+def need(
+    net: Network,
+    height: int,
+    width: int,
+    lengths: Lengths,
+    shot: int | None = None,
+    *,
+    exact: bool = False,
+) -> int:
+    """Bytes that restoring takes beyond the program itself.
+
+    Of a ``shot`` of so many frames, where that is known: whole, or ``exact`` at its chunks' edges.
+    """
     whole = costs(net, height, width)
     road = ON_THE_ROAD * whole.out
+    if exact and lengths.chunk and shot:
+        road += whole.edges(-(-shot // lengths.chunk))
     chunk, lookahead = lengths.chunk, lengths.lookahead
     if chunk is None:
         chunk, lookahead = shot or 0, 0

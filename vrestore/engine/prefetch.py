@@ -63,7 +63,7 @@ class _Belt(Generic[T]):
     def end(self, error: BaseException | None = None) -> None:
         """Nothing more comes; what lies on the belt is still delivered."""
         with self._changed:
-            self.error, self._ended = error, True
+            self.error, self._ended = error or self.error, True
             self._changed.notify_all()
 
     def stop(self, error: BaseException | None = None) -> None:
@@ -184,7 +184,7 @@ class WritingBehind(Generic[T]):
     ) -> None:
         try:
             if kind is None:
-                self._belt.end(self._belt.error)
+                self._belt.end()
                 while not self._writer.done.wait(WAIT_S):
                     pass
         finally:

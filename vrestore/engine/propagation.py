@@ -14,16 +14,17 @@ With the whole shot as one chunk the backward passes start at its true end, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
-from vrestore.engine.lengths import Lengths, shorter
+from vrestore.engine.lengths import Parting, shorter
 from vrestore.engine.memory import give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
+from vrestore.engine.tiling import Tiles
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
@@ -62,18 +63,20 @@ def propagate(
     run: InPrecision,
     net: RecurrentNetwork,
     frames: Iterable[Tensor],
-    lengths: Lengths,
-    on_less: Callable[[Lengths], None] = lambda less: None,
+    parting: Parting,
+    found: int | None = None,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
-    ``lengths.chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk +
-    lookahead`` frames, with their flows and features, are held, and the network's ``context`` of
-    frames more; a flow is computed once. Where memory runs out, the same frames are tried again
-    with shorter chunks, then with less look-ahead, which ``on_less`` is told, and nothing is lost;
-    what still does not fit is raised.
+    ``chunk`` frames are rendered at a time, None = the whole shot. At most ``chunk + lookahead``
+    frames, with their flows and features, are held, and the network's ``context`` of frames more; a
+    flow is computed once. Where memory runs out, the ``parting`` is shortened and the same frames
+    are tried again: nothing is lost. What still does not fit is raised. ``found``: what ``survey``
+    found; None: the first ``reach`` frames are surveyed here.
     """
-    stream = _seen(run, net, frames, lengths.reach)
+    if found is None:
+        found, frames = surveyed(run, frames, parting.lengths.reach)
+    stream = _seen(net, frames, found)
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
     newest: Features | None = None
@@ -82,6 +85,7 @@ def propagate(
     ended = False
     rendered = 0  # of the window's first frames, before memory ran out
     while True:
+        lengths = parting.lengths  # a tile beside this one may have run out of memory
         reach = lengths.reach
         if waiting is None and not ended and (reach is None or len(window) < reach):
             waiting = next(stream, None)
@@ -89,7 +93,7 @@ def propagate(
         if waiting is None and not window:
             return
         try:
-            if waiting is not None:
+            if waiting is not None and (reach is None or len(window) < reach):
                 x = run.encode(waiting)
                 window.append(Moment(x))
                 if newest is not None:
@@ -105,8 +109,7 @@ def propagate(
                 yield out
                 del out
         except (RuntimeError, MemoryError) as error:
-            less = shorter(lengths)
-            if less is None or not is_out_of_memory(error):
+            if shorter(lengths) is None or not is_out_of_memory(error):
                 raise
         else:
             carried, rendered = moved_on, rendered - count
@@ -114,22 +117,25 @@ def propagate(
             give_back_freed_memory(run.device)
             continue
         # Only here, behind the handler, has the error let go of what it held.
-        lengths = less
-        on_less(less)
+        parting.shorten()
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _seen(
-    run: InPrecision, net: RecurrentNetwork, frames: Iterable[Tensor], reach: int | None
-) -> Iterator[Seen]:
-    """What frames are encoded from; the shot is surveyed once, on its first ``reach`` frames."""
+def surveyed(
+    run: InPrecision, frames: Iterable[Tensor], reach: int | None, tile: int | None = None
+) -> tuple[int, Iterator[Tensor]]:
+    """What ``survey`` finds on the first ``reach`` frames, seen in tiles; and all of the frames."""
     stream = iter(frames)
     first = list(islice(stream, reach))
-    shot = run.survey(first) if first else 0
-    frames = chain(handed_over(first), stream)
+    found = run.survey(Tiles(first, tile)) if first else 0
+    return found, chain(handed_over(first), stream)
+
+
+def _seen(net: RecurrentNetwork, frames: Iterable[Tensor], found: int) -> Iterator[Seen]:
+    """What frames are encoded from."""
     for w in windows(frames, net.context, net.context, net.border):
-        yield Seen(w.items, w.index, w.last, shot)
+        yield Seen(w.items, w.index, w.last, found)
 
 
 def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.lengths import TILE_SIDES, Lengths, fitting, need, shorter
+from vrestore.engine.lengths import TILE_SIDES, Lengths, Parting, fitting, need, shorter
 from vrestore.engine.memory import at_hand, keep_freed_memory, resident
 from vrestore.engine.precision import InPrecision, choose_precision, difference
-from vrestore.engine.propagation import handed_over, propagate
+from vrestore.engine.propagation import handed_over, propagate, surveyed
 from vrestore.engine.retry import Held, in_turn
 from vrestore.engine.spool import Spool
 from vrestore.engine.tiling import OVERLAP, tiled
@@ -124,7 +125,7 @@ class Restorer:
                 if not first:
                     return
                 height, width = self._batch(first[0]).shape[2:]
-                self._try_on(first)
+                self._try_on(first, (height, width))
                 del first
                 for out in self._restored(frames, (height, width), at_end):
                     yield out[0].to(self.device)
@@ -170,16 +171,17 @@ class Restorer:
             return propagate_exactly(run, net, again, lengths.chunk)
         if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
             batches = (self._batch(frame, size) for frame in frames)
-            return propagate(run, net, batches, Lengths(None, 0))
+            return propagate(run, net, batches, Parting(Lengths(None, 0)))
         warm = 0
         if isinstance(net, RecurrentNetwork):
             warm = lengths.lookahead
         elif isinstance(net, WindowNetwork):
-            warm = net.before
+            warm = net.before + net.after  # with fewer the shot's end would be that of a short one
+        found: list[int] = []
         return in_turn(
             Held(frames, warm),
             self._ways(lengths, size),
-            lambda way, again: self._parted(way, size, again),
+            lambda way, again: self._parted(way, size, again, found),
         )
 
     def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
@@ -194,7 +196,8 @@ class Restorer:
                 yield self._chosen[size]
         if self.device.type != "cpu":
             self._tell("out of memory: going on with --device cpu")
-            self._run = InPrecision(self.network.to("cpu"), torch.device("cpu"), "fp32")
+            here = copy.deepcopy(self.network).to("cpu")  # a cleaner in it runs elsewhere, too
+            self._run = InPrecision(here, torch.device("cpu"), "fp32")
             self.precision, self._chosen[size] = "fp32", lengths
             yield lengths
 
@@ -203,10 +206,12 @@ class Restorer:
         if self._chosen[size] == less:
             return
         self._chosen[size] = less
-        how = f"--chunk {less.chunk} --lookahead {less.lookahead}"
+        how = []
+        if isinstance(self.network, RecurrentNetwork):
+            how += [f"--chunk {less.chunk} --lookahead {less.lookahead}"]
         if less.tile is not None:
-            how += f" --tile {less.tile}"
-        self._tell(f"out of memory: going on with {how}")
+            how += [f"--tile {less.tile}"]
+        self._tell(f"out of memory: going on with {' '.join(how)}")
 
     def _tell_of_the_cap(self, size: tuple[int, int], chosen: Lengths) -> None:
         """Where even the least takes more than ``memory``."""
@@ -223,15 +228,22 @@ class Restorer:
         self.told.append(step)
 
     def _parted(
-        self, lengths: Lengths, size: tuple[int, int], frames: Iterator[Tensor]
+        self, lengths: Lengths, size: tuple[int, int], frames: Iterator[Tensor], found: list[int]
     ) -> Iterator[Tensor]:
-        """A shot in chunks, and in tiles where there are any."""
+        """A shot in chunks, and in tiles where there are any.
+
+        ``found``: what a survey of the shot found, where one was made; else this one's goes there.
+        """
         run, net = self._run, self.network
-        batches = (self._batch(frame, size) for frame in frames)
+        batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
+        if isinstance(net, RecurrentNetwork) and not found:
+            seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
+            found.append(seen)
+        parting = Parting(lengths, partial(self._go_on, size))
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
-                return propagate(run, net, frames, lengths, partial(self._go_on, size))
+                return propagate(run, net, frames, parting, found[0])
             return _one_by_one(run, net, frames)
 
         if lengths.tile is None:
@@ -239,14 +251,14 @@ class Restorer:
         depth = lengths.chunk if isinstance(net, RecurrentNetwork) else None
         return tiled(whole, batches, lengths.tile, net.scale, depth or 1)
 
-    def _try_on(self, first: list[Tensor]) -> None:
+    def _try_on(self, first: list[Tensor], size: tuple[int, int]) -> None:
         """Try a precision below float32 on the middle of the first frames, whole.
 
         A flat picture, as before a fade, shows nothing: then the next shot is tried as well.
         """
         if self._tried:
             return
-        middles = [_middle(self._batch(frame)) for frame in first]
+        middles = [_middle(self._batch(frame, size)) for frame in first]
         exact = InPrecision(self.network, self.device, "fp32")
         runs = (list(_whole(run, self.network, middles)) for run in (exact, self._run))
         truth, found = map(torch.cat, runs)
@@ -306,7 +318,7 @@ def _one_by_one(
 
 def _whole(run: InPrecision, net: Network, frames: Iterable[Tensor]) -> Iterator[Tensor]:
     if isinstance(net, RecurrentNetwork):
-        return propagate(run, net, frames, Lengths(None, 0))
+        return propagate(run, net, frames, Parting(Lengths(None, 0)))
     return _one_by_one(run, net, frames)
 
 

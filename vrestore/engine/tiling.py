@@ -15,7 +15,7 @@ their edges is seen within the overlap alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, tee
 
 import torch
@@ -52,6 +52,21 @@ def shares(places: list[tuple[int, int]], scale: int) -> list[Tensor]:
     for (start, end), share in zip(places, rises, strict=True):
         total[start * scale : end * scale] += share
     return [r / total[a * scale : b * scale] for (a, b), r in zip(places, rises, strict=True)]
+
+
+class Tiles:
+    """The tiles of all ``frames``, one by one; can be gone through again. ``side`` None: whole."""
+
+    def __init__(self, frames: Sequence[Tensor], side: int | None) -> None:
+        self._frames = frames
+        self._side = side
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for frame in self._frames:
+            height, width = frame.shape[2:]
+            for row in spans(height, self._side or height):
+                for column in spans(width, self._side or width):
+                    yield frame[:, :, slice(*row), slice(*column)].contiguous()
 
 
 def tiled(

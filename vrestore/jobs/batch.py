@@ -72,10 +72,7 @@ def restore_all(
                 report = restore(
                     source, target, options=options, progress=progress, restorer=restorer
                 )
-                if report.damage:
-                    note.write_text(report.damage + "\n", "utf-8", errors="backslashreplace")
-                else:
-                    note.unlink(missing_ok=True)
+                note_damage(report)
                 outcome = Outcome(source, target, report, damage=report.damage)
         except Exception as error:  # whatever it was, it is not the next film's
             outcome = Outcome(source, target, error=told(error))
@@ -88,6 +85,15 @@ def restore_all(
 def damage_note(target: Path) -> Path:
     """Where it is written what a result lacks of its film."""
     return target.with_name(fitting(target.name, ".damage.txt"))
+
+
+def note_damage(report: Report) -> None:
+    """Write it down beside the result; where there is none, what an earlier run wrote goes."""
+    note = damage_note(report.target)
+    if report.damage:
+        note.write_text(report.damage + "\n", "utf-8", errors="backslashreplace")
+    else:
+        note.unlink(missing_ok=True)
 
 
 def same_file(source: Path, target: Path) -> bool:

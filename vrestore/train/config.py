@@ -136,8 +136,9 @@ class Optimiser:
     refill where it was loaded, and a cleaner. For the first ``new_alone`` steps only that learns
     which no loaded file knew (EDVR's attention, after a run without it).
 
-    Of ``muon`` the rate is that of convolutions with more than three outputs; what paints, and all
-    biases, are Adam's, at ``adam_share`` of it.
+    Of ``muon`` the rate is that of convolutions with more than three outputs, whose weights
+    ``shrink`` by so much of the rate at each step; what paints, and all biases, are Adam's, at
+    ``adam_share`` of it.
     """
 
     rate: float
@@ -155,6 +156,7 @@ class Optimiser:
     ema: float = 0.999
     method: Literal["adam", "muon"] = "adam"
     adam_share: float = 0.15
+    shrink: float = 0.0
 
 
 @dataclass(frozen=True)

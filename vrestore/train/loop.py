@@ -113,6 +113,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         let_learn(net, step, config.optimiser, new)
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config) * group["share"]
+            group["shrink"] = config.optimiser.shrink
         torch.manual_seed((config.seed << 32) + step * share.world + share.rank)  # for dropout
         made = gradients(lq, gt, stage)
         share.average_gradients(net.parameters())

@@ -20,7 +20,9 @@ class Muon(torch.optim.Adam):
     A convolution's step is its momentum (Nesterov's) with all singular values made one, as a matrix
     of outputs by what each sees: the directions in which gradients are small are gone as far as the
     others. Times 0.2 sqrt(larger side), so that its elements move as far as Adam's would (Liu et
-    al. 2025, arXiv 2502.16982, eq. 4). From nothing it takes half of Adam's steps.
+    al. 2025, arXiv 2502.16982, eq. 4). From nothing it takes half of Adam's steps. Weights become
+    smaller by ``shrink`` times the rate at each step (eq. 3 there): all directions grow alike, and
+    what is fed back frame by frame must not.
     """
 
     @torch.no_grad()
@@ -55,6 +57,7 @@ class Muon(torch.optim.Adam):
             steps = orthogonal(torch.stack([ahead for _, ahead in moved]))
             reach = 0.2 * max(steps.shape[1:]) ** 0.5 * group["lr"]
             for (parameter, _), step in zip(moved, steps, strict=True):
+                parameter.mul_(1 - group["lr"] * group["shrink"])
                 parameter.sub_(step.reshape(parameter.shape), alpha=reach)
 
 
