@@ -38,6 +38,15 @@ def test_what_is_zero_stays_zero():
     assert not orthogonal(torch.zeros(1, 4, 9)).any()
 
 
+def test_weights_shrink_by_their_share_of_the_rate():
+    weights = [nn.Parameter(torch.randn(6, 4, 3, 3)) for _ in range(2)]
+    before = weights[0].detach().clone()
+    weights[0].grad, unseen = torch.zeros(6, 4, 3, 3), weights[1].detach().clone()
+    Muon([{"params": weights, "orthogonal": True, "shrink": 0.5}], lr=0.1).step()
+    torch.testing.assert_close(weights[0].detach(), 0.95 * before)
+    assert torch.equal(weights[1], unseen)
+
+
 def test_a_step_is_that_of_each_weight_by_itself():
     """Weights of one shape are turned together; each is moved by its own momentum."""
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ class Muon(torch.optim.Adam):
             steps = orthogonal(torch.stack([ahead for _, ahead in moved]))
             reach = 0.2 * max(steps.shape[1:]) ** 0.5 * group["lr"]
             for (parameter, _), step in zip(moved, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["shrink"])
+                parameter.mul_(1 - group["lr"] * group.get("shrink", 0.0))
                 parameter.sub_(step.reshape(parameter.shape), alpha=reach)
 
 
