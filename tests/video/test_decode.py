@@ -236,6 +236,75 @@ def test_a_film_that_lacks_its_last_tenth_of_a_second_is_noticed(
     assert "bytes" in decoder.damage.message
 
 
+CLUSTER = bytes.fromhex("1f43b675")  # Matroska's element that holds packets
+
+
+def clusters(film: bytes) -> list[int]:
+    """Where they begin."""
+    found, at = [], film.find(CLUSTER)
+    while at >= 0:
+        found.append(at)
+        at = film.find(CLUSTER, at + 4)
+    return found
+
+
+@pytest.fixture
+def in_clusters(make_clip: MakeClip) -> Path:
+    """Fifty frames, in clusters of ten, each of which begins with a key frame."""
+    form = ("-c:v", "libx264", "-g", "10", "-bf", "0", "-cluster_time_limit", "390")
+    return make_clip("film.mkv", *SOURCE, *form)
+
+
+def test_a_hole_in_the_middle_is_told(in_clusters: Path) -> None:
+    film = bytearray(in_clusters.read_bytes())
+    places = clusters(bytes(film))
+    assert len(places) == 5
+    film[places[2] : places[3]] = bytes(places[3] - places[2])
+    in_clusters.write_bytes(film)
+    decoder = Decoder(probe(in_clusters))
+    assert len(list(decoder)) == 40
+    damage = decoder.damage
+    assert damage is not None
+    assert damage.lost_frames == 10
+    assert "between 00:00:00.760 and 00:00:01.200" in damage.message
+
+
+def test_a_hole_in_a_transport_stream_is_told(make_clip: MakeClip) -> None:
+    clip = make_clip("film.ts", *SOURCE, "-c:v", "mpeg2video", "-g", "10", "-b:v", "2M")
+    film = clip.read_bytes()
+    part = len(film) // 188 // 3 * 188
+    clip.write_bytes(film[:part] + film[part + 188 * 100 :])
+    decoder = Decoder(probe(clip))
+    lacking = 50 - len(list(decoder))
+    assert lacking > 5
+    assert decoder.damage is not None
+    assert f"about {lacking} frames missing" in decoder.damage.message
+
+
+def test_pauses_of_a_film_of_varying_rate_are_no_holes(make_clip: MakeClip) -> None:
+    """A recording of a screen: frames where something moves, and pauses of a second."""
+    moving = "select='not(mod(n,3))*lt(mod(n,50),30)+not(mod(n,7))*lt(mod(n,50),30)'"
+    clip = make_clip("film.mkv", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=8", "-vf", moving,
+                     "-c:v", "libx264", "-fps_mode", "vfr")  # fmt: skip
+    decoder = Decoder(probe(clip))
+    assert len(list(decoder)) > 40
+    assert decoder._holes
+    assert decoder.damage is None
+
+
+def test_an_early_end_behind_other_damage_is_told(in_clusters: Path) -> None:
+    """Less than a second is missing, which alone is no sign."""
+    film = bytearray(in_clusters.read_bytes())
+    places = clusters(bytes(film))
+    film[places[1] + 200 : places[1] + 400] = bytes(200)
+    film[places[3] :] = bytes(len(film) - places[3])
+    in_clusters.write_bytes(film)
+    decoder = Decoder(probe(in_clusters))
+    assert 10 < len(list(decoder)) <= 30
+    assert decoder.damage is not None
+    assert "breaks off at 00:00:01" in decoder.damage.message
+
+
 def test_errors_while_threads_are_drained_cost_only_the_bad_frame(make_clip: MakeClip) -> None:
     clip = make_clip("film.mp4", *SOURCE, "-c:v", "png")
     with av.open(str(clip)) as film:

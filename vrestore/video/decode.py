@@ -23,6 +23,12 @@ log = logging.getLogger("vrestore")
 # A film that ends this much before its own header says has broken off. (Less is no sign: headers
 # round, and say how long the longest stream is. A file shorter than it says of itself is one.)
 _BREAK_SECONDS = Fraction(1)
+_BREAK_SECONDS_IF_DAMAGED = Fraction(1, 10)
+# These store no duration that would cover a pause. Where all other frames follow each other evenly,
+# a gap of so many frames, and so long, is a hole: what was stored there could not be read.
+_PAUSES_UNSAID = {"matroska,webm", "mpegts", "mpeg", "flv", "asf", "nut"}
+_HOLE_FRAMES, _HOLE_SECONDS = 5, Fraction(1, 5)
+_UNEVEN = 50  # one in so many steps may be uneven by less
 # DivX puts such packets where a packet before held two pictures.
 _PLACEHOLDER_BYTES = 8
 # Their packets may be references that are never shown.
@@ -85,6 +91,9 @@ class Decoder:
         self._came = 0  # pictures, those before the start as well
         self._last_pts: int | None = None
         self._last_duration = 0
+        self._even = self._uneven = 0  # steps from one frame to the next
+        self._holes = self._missed = 0  # gaps between them, and the frames that fit in there
+        self._first_hole: tuple[int, int] | None = None  # pts before and after
         self._reset_run()
 
     def _reset_run(self) -> None:
@@ -115,6 +124,15 @@ class Decoder:
         if self._patched:
             lost = lost or 0
             parts.append(f"{of(self._patched, 'damaged frame')} patched by the decoder")
+        if self._first_hole is not None and self._is_even:
+            before, after = self._first_hole
+            lost = self._missed + (lost or 0)
+            at_pts = at_pts if at_pts is not None else before
+            more = f", {of(self._holes, 'hole')} in all" if self._holes > 1 else ""
+            parts.append(
+                f"about {of(self._missed, 'frame')} missing: nothing can be read between "
+                f"{self._clock(before)} and {self._clock(after)}{more}"
+            )
         if self._broke_off is not None:
             missing = self._missing_at_end
             lost = None if missing is None else missing + (lost or 0)
@@ -143,6 +161,7 @@ class Decoder:
                 if self._end_pts is not None and pts >= self._end_pts:
                     break
                 duration = max(int(picture.duration or 0), 0)
+                self._look_for_a_hole(pts)
                 self._last_pts, self._last_duration = pts, duration
                 if self._first_pts is None or pts >= self._first_pts:
                     self._frames += 1
@@ -360,13 +379,37 @@ class Decoder:
             "-to TIME -c copy OUT, and -ss TIME for the rest) and restore the parts apart"
         )
 
+    @property
+    def _is_even(self) -> bool:
+        """Whether frames follow each other at a constant rate, but for few holes."""
+        return _UNEVEN * (self._uneven + max(self._holes - 1, 0)) <= self._even
+
+    def _look_for_a_hole(self, pts: int) -> None:
+        """Whether frames are missing between the last one and this one, at ``pts``."""
+        last, usual = self._last_pts, self._usual_duration()
+        if last is None or not self._frames or self._info.container not in _PAUSES_UNSAID:
+            return
+        late = pts - last - usual
+        if late > _HOLE_FRAMES * usual and late * self._info.time_base > _HOLE_SECONDS:
+            self._holes += 1
+            self._missed += round(late / usual)
+            self._first_hole = self._first_hole or (last, pts)
+        elif abs(late) <= usual // 4 + 1:
+            self._even += 1
+        else:
+            self._uneven += 1
+
     def _look_for_missing_end(self) -> None:
         """Whether the file holds less than its header says."""
         info = self._info
         claimed_end = self._claimed_end()
         if self._broke_off is None and claimed_end is not None and self._last_pts is not None:
             end = self._last_pts + self._last_duration
-            if (claimed_end - end) * info.time_base > _BREAK_SECONDS:
+            known = self._lost_count * self._usual_duration()
+            least = _BREAK_SECONDS
+            if self._errors or self._corrupt or self._patched or (self._holes and self._is_even):
+                least = _BREAK_SECONDS_IF_DAMAGED + known * info.time_base
+            if (claimed_end - end) * info.time_base > least:
                 self._broke_off = f"the film breaks off at {self._clock(end)}"
         stated = stated_bytes(info.path) if info.path.is_file() else None
         held = info.path.stat().st_size
