@@ -13,7 +13,7 @@ import pytest
 import torch
 from films import ffmpeg, film, seconds_of, shared
 
-from vrestore.cli import main
+from vrestore.cli import SPINS, main
 from vrestore.ends import open_reader
 from vrestore.errors import UsageError
 from vrestore.report import Progress
@@ -167,6 +167,43 @@ def test_a_film_alone_and_many_write_the_same_note_of_damage(here):
     assert run("a.mkv", "-n", "identity", "-o", "OUT/a.mkv", "--overwrite") == 0
     assert run(*many) == 0
     assert sorted(p.name for p in (here / "OUT").iterdir()) == ["a.mkv", "b.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "none")],
+)
+def test_threads_do_not_spin_for_long_before_torch_is_loaded(given, spins):
+    program = (
+        "import os, sys; from vrestore.cli import main; assert 'torch' not in sys.modules; "
+        "main(['models', 'nonsense']); print(os.environ.get('GOMP_SPINCOUNT', 'none'))"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == spins
+
+
+def test_another_file_of_the_name_is_no_finished_result(here, capsys):
+    for name in "abcd":
+        film(here / f"{name}.mkv", 3, sound=False)
+    names = [f"{name}.mkv" for name in "abcd"]
+    assert run(*names, "-n", "bicubic", "-o", "OUT/") == 0
+    (here / "OUT" / "a.mkv").write_bytes(b"")
+    shutil.copy(here / "b.mkv", here / "OUT" / "b.mkv")
+    (here / "d.mkv").unlink()  # restored, and moved elsewhere: nothing to compare with
+    capsys.readouterr()
+    assert run(*names, "-n", "bicubic", "-o", "OUT/") == 1
+    told = capsys.readouterr()
+    assert "2 skipped, 2 failed" in told.out
+    assert (
+        "a.mkv: is there, but is not what a.mkv becomes: it cannot be read" in told.out + told.err
+    )
+    assert "it has 64x48 pixels, not 256x192" in told.out + told.err
+    assert (here / "OUT" / "a.mkv").read_bytes() == b""
+    assert run(*names[:3], "-n", "bicubic", "-o", "OUT/", "--overwrite") == 0
 
 
 def test_results_beside_their_films_are_not_restored_again(here):

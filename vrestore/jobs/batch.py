@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vrestore.ends import target_for
+from vrestore.ends import look, target_for
 from vrestore.errors import InputError, OutputError, UsageError, VrestoreError, told
 from vrestore.options import RestoreOptions
 from vrestore.report import ProgressCallback, Report
@@ -45,9 +46,10 @@ def restore_all(
 ) -> list[Outcome]:
     """Restore every source into ``folder`` (None: beside each); finished ones are skipped.
 
-    An output under its final name is complete and verified, so that its being there is enough. What
-    a damaged film lacks is written down beside its output (``damage_note``), for the runs to come.
-    Results of an earlier run among the sources are passed over. ``ended`` is called after each.
+    An output under its final name is complete and verified, so that its being there, of the right
+    size, is enough; another file of that name is an error. What a damaged film lacks is written
+    down beside its output (``damage_note``), for the runs to come. Results of an earlier run among
+    the sources are passed over. ``ended`` is called after each.
     UsageError: two sources would get the same output.
     """
     aims = {source: target_for(source, folder, folder=folder is not None) for source in sources}
@@ -66,6 +68,7 @@ def restore_all(
         note = damage_note(target)
         try:
             if target.exists() and not options.overwrite and not same_file(source, target):
+                check_finished(source, target, options.scale or restorer.scale)
                 damage = note.read_text("utf-8").strip() if note.exists() else None
                 outcome = Outcome(source, target, damage=damage)
             else:
@@ -80,6 +83,29 @@ def restore_all(
         if ended:
             ended(outcome)
     return outcomes
+
+
+def check_finished(source: Path, target: Path, scale: float) -> None:
+    """OutputError where ``target`` cannot be what became of ``source``, enlarged ``scale`` times.
+
+    A source that is no longer there, or cannot be read any more, is not compared.
+    """
+    wrong = None
+    try:
+        made = look(target, RestoreOptions())
+    except InputError as error:
+        wrong = f"it cannot be read ({error})"
+    else:
+        with suppress(InputError):
+            info = look(source, RestoreOptions())
+            width, height = round(info.width * scale), round(info.height * scale)
+            if (width, height) != (made.width, made.height):
+                wrong = f"it has {made.width}x{made.height} pixels, not {width}x{height}"
+    if wrong:
+        raise OutputError(
+            f"{target}: is there, but is not what {source.name} becomes: {wrong}; delete it, or "
+            "give --overwrite"
+        )
 
 
 def damage_note(target: Path) -> Path:
