@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import av
 import numpy as np
@@ -571,10 +573,34 @@ def test_options_that_contradict_each_other_are_refused(
     for settings in (
         EncodeSettings(codec="ffv1", crf=20),
         EncodeSettings(crf=20, bitrate="1M"),
+        EncodeSettings(crf=52),
+        EncodeSettings(codec="libx265", crf=-1),
         EncodeSettings(pix_fmt="bayer_rggb8"),
     ):
         with pytest.raises(UsageError):
             Encoder(tmp_path / "out.mkv", info, 96, 64, settings)
+
+
+@pytest.mark.parametrize("where", [subprocess, av], ids=["before ffmpeg", "behind it"])
+def test_an_interrupt_while_the_output_is_opened_leaves_nothing_behind(
+    where: ModuleType, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, out = probe(make_clip("in.mp4", *PICTURES, *X264)), tmp_path / "out"
+    out.mkdir()
+    name = "Popen" if where is subprocess else "open"
+    original, seen = getattr(where, name), []
+
+    def interrupted(*args: Any, **how: Any) -> Any:
+        if not list(out.iterdir()):  # it is called for other ends, too
+            return original(*args, **how)
+        seen.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Encoder(out / "out.mkv", info, 96, 64, FAST)
+    assert seen
+    assert list(out.iterdir()) == []
 
 
 def test_the_film_itself_is_never_the_output(make_clip: MakeClip, tmp_path: Path) -> None:

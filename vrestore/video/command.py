@@ -28,6 +28,7 @@ CONTAINERS = {
     ".m2ts": "mpegts",
 }
 # Constant rate factors that are visually lossless; a codec that is not here has no such option.
+_WORST_CRF = dict.fromkeys(("libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc"), 51)
 _CRF = {
     "libx264": 14.0,
     "libx264rgb": 14.0,
@@ -106,6 +107,8 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
     codec = settings.codec or _default_codec(muxer, settings)
     if settings.crf is not None and codec not in _CRF and codec not in _CQ:
         raise UsageError(f"{codec} has no crf; leave it out, or give a bitrate")
+    if settings.crf is not None and not 0 <= settings.crf <= _WORST_CRF.get(codec, 63):
+        raise UsageError(f"{codec}'s crf is 0 to {_WORST_CRF.get(codec, 63)}, not {settings.crf:g}")
     if settings.crf is not None and settings.bitrate is not None:
         raise UsageError("crf and bitrate contradict each other; give one of them")
     notes: list[str] = []

@@ -113,14 +113,24 @@ class Encoder:
             )
             self._child = _start(command, self._partial())
             self._held = held.pop_all()
+        self._pipe: av.container.OutputContainer | None = None
+        self._said: deque[str] = deque(maxlen=_STDERR_LINES)
+        try:
+            self._open_pipe()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open_pipe(self) -> None:
+        """To ffmpeg: NUT, whose frames have times; and a thread that listens to what it says."""
         assert self._child.stdin is not None
         assert self._child.stderr is not None
-        self._said: deque[str] = deque(maxlen=_STDERR_LINES)
         # A pipe that nobody reads stops the child; a queue of frames does not serve for lines.
         self._listener = threading.Thread(
             target=_listen, args=(self._child.stderr, self._said), daemon=True
         )
         self._listener.start()
+        source, (width, height) = self._source, self._size
         self._pipe = av.open(self._child.stdin, "w", format="nut", buffer_size=1 << 20)
         # Without a rate NUT would claim PyAV's default of 24, and Matroska would store it.
         self._stream = self._pipe.add_stream("rawvideo", rate=source.average_rate)
@@ -146,6 +156,7 @@ class Encoder:
         packet.stream = self._stream
         packet.is_keyframe = True
         try:
+            assert self._pipe is not None
             self._pipe.mux_one(packet)
         except (OSError, av.FFmpegError, ValueError) as error:
             raise self._failure() from error
@@ -220,14 +231,16 @@ class Encoder:
             number = pts * self._source.time_base * rate if rate else Fraction(1, 2)
             regular = abs(number - round(number)) * 8 < 1
             if not regular or (self._last_pts is None and number > _AVI_LATEST_START * (rate or 1)):
+                at = float(pts * self._source.time_base)
                 raise UsageError(
                     f"{self._path}: AVI holds a constant frame rate from time 0 on; frame "
-                    f"{self._log.count} lies between two. Write .mkv or .mp4"
+                    f"{self._log.count}, at {at:.3f} s, does not fall on it. Write .mkv or .mp4"
                 )
 
     def _finish_child(self) -> None:
         """Let ffmpeg write its end, and see that it was content."""
         assert self._child.stdin is not None
+        assert self._pipe is not None
         try:
             self._pipe.close()
             self._child.stdin.close()
@@ -363,9 +376,11 @@ def _start(command: list[str], partial: Path) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us; we end ffmpeg
         )
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, leaves nothing behind
         partial.unlink(missing_ok=True)
-        raise OutputError(f"{command[0]} does not start: {error}") from error
+        if isinstance(error, OSError):
+            raise OutputError(f"{command[0]} does not start: {error}") from error
+        raise
 
 
 def _last_duration(source: VideoInfo, end: Fraction | None) -> int:

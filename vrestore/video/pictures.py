@@ -299,7 +299,7 @@ def _taken(path: Path, names: re.Pattern[str]) -> Path | None:
     try:
         if not path.is_dir():
             return path if path.exists() else None
-        return next((entry for entry in path.iterdir() if names.fullmatch(entry.name)), None)
+        return min((entry for entry in path.iterdir() if names.fullmatch(entry.name)), default=None)
     except OSError as error:
         raise OutputError(f"{path}: cannot be looked into: {error.strerror}") from error
 

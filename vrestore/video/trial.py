@@ -98,5 +98,7 @@ def refusal(said: Sequence[str], planned: Plan) -> UsageError | None:
 
 def in_short(said: Sequence[str]) -> str:
     """The first and the last lines: the cause comes first, what followed from it after."""
-    lines = said if len(said) < 6 else [*said[:3], "...", *said[-2:]]
+    lines = [re.sub(r" @ 0x[0-9a-f]+", "", line) for line in said]
+    if len(lines) > 5:
+        lines = [*lines[:3], "...", *lines[-2:]]
     return " / ".join(lines) or "it said nothing"
