@@ -20,6 +20,7 @@ import pytest
 import witness
 
 from vrestore.errors import OutputError, UsageError
+from vrestore.video.command import plan
 from vrestore.video.decode import Decoder
 from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
 from vrestore.video.ffmpeg import ffmpeg_binary, ffmpeg_version
@@ -564,6 +565,26 @@ def test_gif_and_unknown_endings_are_refused_with_the_good_ones(
         with pytest.raises(UsageError, match="mp4 m4v mov mkv webm avi ts m2ts"):
             Encoder(tmp_path / name, info, 96, 64, FAST)
     assert " ".join(s.removeprefix(".") for s in CONTAINERS) == "mp4 m4v mov mkv webm avi ts m2ts"
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "told"),
+    [
+        ("yuv444p", 1, "--pix-fmt yuv444p keeps it"),
+        ("yuv422p10le", 1, "--pix-fmt yuv422p10le keeps it"),
+        ("gbrp", 1, "--pix-fmt yuv444p keeps it"),
+        ("yuv444p", 2, None),  # the chroma of four samples has a place of its own
+        ("yuv420p", 1, None),
+        ("gray", 1, None),
+    ],
+)
+def test_chroma_that_the_output_has_no_room_for_is_told(
+    stored: str, scale: int, told: str | None, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    info = probe(make_clip("in.mkv", *PICTURES, "-c:v", "ffv1", "-pix_fmt", stored))
+    size = info.width * scale, info.height * scale
+    notes = plan(".mkv", info, *size, EncodeSettings()).notes
+    assert [told in note for note in notes] == [True] if told else notes == ()
 
 
 def test_options_that_contradict_each_other_are_refused(

@@ -131,6 +131,12 @@ def plan(suffix: str, source: VideoInfo, width: int, height: int, settings: Enco
     colour = _output_colour(source.colour, fmt, height, coded)
     if codec == "ffv1" and coded == "gbrp":
         coded = "bgr0"  # FFmpeg 5's FFV1 takes 8-bit R, G, B packed only
+    stored = source.pixel_format
+    less = width >> fmt.sub_x < source.width >> stored.sub_x
+    less = less or height >> fmt.sub_y < source.height >> stored.sub_y
+    if fmt.family == "yuv" and stored.family != "gray" and less and not settings.pix_fmt:
+        keeps = planar_name(replace(fmt, sub_x=stored.sub_x, sub_y=stored.sub_y))
+        notes.append(f"{coded} holds less chroma than the source; --pix-fmt {keeps} keeps it")
     notes += _losses(source, colour)
     return Plan(muxer, codec, fmt, pipe, coded, colour, tuple(notes))
 
