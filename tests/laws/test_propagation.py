@@ -212,10 +212,9 @@ def starving(function, fails):
     return call
 
 
-def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
-    """Of chunks of 16, 8 and 4 only the last fits, and that only beside nothing else."""
-    net, alive = small_basicvsr(), weakref.WeakSet()
-    original = net.advance
+def short_of_memory(net):
+    """There is room for seven states, whoever holds them."""
+    alive, original = weakref.WeakSet(), net.advance
 
     def advance(*args):
         if len(alive) > 7:
@@ -225,6 +224,12 @@ def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
         return out
 
     net.advance = advance
+    return net
+
+
+def test_what_a_failed_try_held_is_let_go_before_the_next(caplog):
+    """Of chunks of 16, 8 and 4 only the last fits, and that only beside nothing else."""
+    net = short_of_memory(small_basicvsr())
     restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=8)
     assert len(list(restorer.stream(moving_clip(40, 8, 8)))) == 40
     assert [m.partition(": going on with ")[2] for m in caplog.messages] == [
@@ -296,17 +301,7 @@ def test_a_window_too_full_to_encode_more_is_rendered_first(caplog):
 
 
 def test_tiles_of_one_shot_are_shortened_together_and_told_once(caplog):
-    net, clip, alive = small_basicvsr(), moving_clip(12, 96, 200), weakref.WeakSet()
-    original = net.advance
-
-    def advance(*args):
-        if len(alive) > 7:
-            raise MemoryError
-        out = original(*args)
-        alive.add(out)
-        return out
-
-    net.advance = advance
+    net, clip = short_of_memory(small_basicvsr()), moving_clip(12, 96, 200)
     restorer = Restorer(net, precision="fp32", device="cpu", chunk=16, lookahead=4, tile=96)
     assert len(list(restorer.stream(iter(clip)))) == 12
     said = [m.partition("--chunk ")[2].split()[0] for m in caplog.messages]
@@ -355,6 +350,29 @@ def test_windows_that_come_again_have_the_same_neighbours(fails, monkeypatch):
 
     net.fuse = starving_once
     assert torch.equal(run(net, clip), whole)
+
+
+def test_frames_that_come_again_keep_their_numbers(monkeypatch):
+    """Of which every third is a key frame."""
+    net, clip, calls, numbers = small_iconvsr(), moving_clip(14, 16, 20), itertools.count(), {}
+    advance, encode = net.advance, net.encode
+    monkeypatch.setattr(restoring, "TILE_SIDES", (19,))
+    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
+
+    def encoded(seen):
+        numbers.setdefault(seen.frame.mean().item(), []).append(seen.index)
+        return encode(seen)
+
+    def starving(*args):
+        if next(calls) == 30:  # chunks and look-ahead are as short as they get
+            raise MemoryError
+        return advance(*args)
+
+    net.encode, net.advance = encoded, starving
+    assert len(run(net, clip, chunk=4, lookahead=4)) == 14
+    assert sorted(found[0] for found in numbers.values()) == list(range(14))
+    assert any(len(found) > 1 for found in numbers.values())
+    assert all(set(found) == {found[0]} for found in numbers.values())
 
 
 def test_networks_that_see_windows_are_not_told_of_chunks(caplog):

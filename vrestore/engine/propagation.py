@@ -65,6 +65,7 @@ def propagate(
     frames: Iterable[Tensor],
     parting: Parting,
     found: int | None = None,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
@@ -72,11 +73,12 @@ def propagate(
     frames, with their flows and features, are held, and the network's ``context`` of frames more; a
     flow is computed once. Where memory runs out, the ``parting`` is shortened and the same frames
     are tried again: nothing is lost. What still does not fit is raised. ``found``: what ``survey``
-    found; None: the first ``reach`` frames are surveyed here.
+    found; None: the first ``reach`` frames are surveyed here. ``first``: the number of the first
+    frame in its shot, where those before it are restored already.
     """
     if found is None:
         found, frames = surveyed(run, frames, parting.lengths.reach)
-    stream = _seen(net, frames, found)
+    stream = _seen(net, frames, found, first)
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
     newest: Features | None = None
@@ -132,10 +134,12 @@ def surveyed(
     return found, chain(handed_over(first), stream)
 
 
-def _seen(net: RecurrentNetwork, frames: Iterable[Tensor], found: int) -> Iterator[Seen]:
+def _seen(
+    net: RecurrentNetwork, frames: Iterable[Tensor], found: int, first: int
+) -> Iterator[Seen]:
     """What frames are encoded from."""
     for w in windows(frames, net.context, net.context, net.border):
-        yield Seen(w.items, w.index, w.last, found)
+        yield Seen(w.items, first + w.index, w.last, found)
 
 
 def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:

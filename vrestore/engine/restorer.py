@@ -228,13 +228,13 @@ class Restorer:
         self.told.append(step)
 
     def _parted(
-        self, lengths: Lengths, size: tuple[int, int], frames: Iterator[Tensor], found: list[int]
+        self, lengths: Lengths, size: tuple[int, int], frames: Held, found: list[int]
     ) -> Iterator[Tensor]:
         """A shot in chunks, and in tiles where there are any.
 
         ``found``: what a survey of the shot found, where one was made; else this one's goes there.
         """
-        run, net = self._run, self.network
+        run, net, first = self._run, self.network, frames.first
         batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
@@ -243,7 +243,7 @@ class Restorer:
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
-                return propagate(run, net, frames, parting, found[0])
+                return propagate(run, net, frames, parting, found[0], first)
             return _one_by_one(run, net, frames)
 
         if lengths.tile is None:

@@ -25,6 +25,7 @@ class Held(Iterator[Tensor]):
         self._held: deque[Tensor] = deque()
         self._restored = 0  # of those held
         self._next = 0
+        self.first = 0  # the number of the first one held: where a rewind leads to
         self.broken = False  # the source raised: nothing comes after, however often one asks
 
     def __next__(self) -> Tensor:
@@ -44,6 +45,7 @@ class Held(Iterator[Tensor]):
         self._restored += 1
         if self._restored > self._warm:
             self._held.popleft()
+            self.first += 1
             self._restored -= 1
             self._next -= 1
 
@@ -54,7 +56,7 @@ class Held(Iterator[Tensor]):
 
 
 def in_turn(
-    frames: Held, ways: Iterable[T], run: Callable[[T, Iterator[Tensor]], Iterator[Tensor]]
+    frames: Held, ways: Iterable[T], run: Callable[[T, Held], Iterator[Tensor]]
 ) -> Iterator[Tensor]:
     """Restore all frames in the first of the ``ways`` whose memory suffices, then in the next.
 
