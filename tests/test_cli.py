@@ -342,9 +342,11 @@ def test_odd_and_tiny_sizes_work(here):
     for width, height in ((65, 49), (3, 2), (1, 1)):
         options = ("-vf", f"scale={width}:{height}", "-c:v", "ffv1", "-pix_fmt", "yuv444p")
         film(here / "clip.mkv", 2, options=options)
-        assert run("clip.mkv", "-n", "bicubic", "-o", f"{width}.mkv") == 0
-        samples = ffmpeg("-i", here / f"{width}.mkv", "-f", "rawvideo", "-pix_fmt", "gray", "-")
-        assert len(samples) == 2 * 16 * width * height
+        for model, larger in (("bicubic", 16), ("identity", 1)):
+            target = f"{model}{width}.mkv"
+            assert run("clip.mkv", "-n", model, "-o", target) == 0
+            samples = ffmpeg("-i", here / target, "-f", "rawvideo", "-pix_fmt", "gray", "-")
+            assert len(samples) == 2 * larger * width * height
 
 
 def test_pictures_in_and_out(here):

@@ -267,11 +267,12 @@ def trial_arguments(
 ) -> list[str]:
     """A blank picture coded as the film's will be; the file's name is to be added."""
     rate = source.average_rate or 25
-    blank = ffmpeg.input(f"color=size={width}x{height}:rate={rate}", f="lavfi")
+    blank = f"color=size={width}x{height}:rate={rate},format=yuv444p"  # 4:2:0 would be made even
     options: dict[str, object] = {**_video_options(0, source, planned, settings), "frames:v": 1}
     if planned.muxer in MOV_FAMILY:
         options |= {"strict": _ALL_CODECS, "video_track_timescale": source.time_base.denominator}
-    compiled = ffmpeg.output(blank, _TARGET, **options, f=planned.muxer).compile(binary)
+    picture = ffmpeg.input(blank, f="lavfi")
+    compiled = ffmpeg.output(picture, _TARGET, **options, f=planned.muxer).compile(binary)
     return [binary, *_QUIET, *compiled[1:-1]]
 
 
