@@ -94,8 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: NAME_restored beside the input)")  # fmt: skip
     add("-n", "--model", metavar="NAME",
         help="basicvsr (x4, default), basicvsr-real (x4, cleans as well), restore (x1, cleans), "
-        "edvr (x4), bicubic (x4), identity (x1), a name that `vrestore models` lists, or a "
-        "checkpoint")  # fmt: skip
+        "edvr (x4), iconvsr (x4), bicubic (x4), identity (x1), a name that `vrestore models` "
+        "lists, or a checkpoint")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help="a checkpoint instead of the model's own")
     add("-s", "--scale", type=float, help="output size against the input's (default: the model's)")
     add("--hwaccel", metavar="KIND",

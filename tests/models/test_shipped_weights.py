@@ -96,7 +96,7 @@ def real():
 
 
 def test_all_shipped_files_say_their_licence():
-    for name in ("basicvsr", "basicvsr-real", "restore", "edvr"):
+    for name in ("basicvsr", "basicvsr-real", "restore", "edvr", "iconvsr"):
         path = find(name).path
         with safe_open(path, "pt") as file:
             assert file.metadata()["licence"] == "Apache-2.0"
@@ -200,3 +200,37 @@ def test_the_neighbours_in_a_window_help(windows):
     with torch.no_grad():
         alone = torch.cat([windows.fuse([windows.features(frame[None])] * 5) for frame in lr])
     assert gain(windows, hr) > y_psnr(alone, hr) - y_psnr(imresize(lr, 4), hr) + 0.15
+
+
+@pytest.fixture(scope="module")
+def refilled():
+    return load_model("iconvsr")
+
+
+def test_the_refilled_one_beats_bicubic_on_the_example(refilled):
+    hr = read_frames(EXAMPLE)[:6, :, :136, :240]
+    assert gain(refilled, hr) > 0.5
+
+
+@pytest.mark.parametrize(("clip", "least"), [("coffee", 3.2), ("face", 1.8), ("dog", 0.5)])
+def test_the_refilled_one_beats_bicubic_on_real_footage(refilled, clip, least):
+    assert gain(refilled, read_frames(shared(f"media/val/{clip}.mp4"))[:7]) > least
+
+
+@pytest.mark.parametrize("name", ["basicvsr", "iconvsr"])
+def test_what_goes_round_does_not_grow(name):
+    """On the clip where the states of an IconVSR grew a thousandfold every second frame."""
+    net = load_model(name)
+    lr = shrink(read_frames(shared("media/val/road.mp4"))).float() / 255
+    there_and_back = torch.cat((lr, lr.flip(0)))
+    states, advance = [], net.advance
+
+    def watched(*args):
+        out = advance(*args)
+        states.append(out.abs().max().item())
+        return out
+
+    net.advance = watched
+    with torch.no_grad():
+        net(there_and_back)
+    assert max(states) < 3 * max(states[:8])

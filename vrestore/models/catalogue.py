@@ -68,6 +68,18 @@ CATALOGUE: tuple[Entry, ...] = (
         file="weights/edvr.safetensors",
     ),
     Entry(
+        name="iconvsr",
+        architecture="IconVSR",
+        task="super-resolution",
+        scale=4,
+        parameters=1_422_085,
+        data="free clips and photographs (BI)",
+        figure="",
+        licence="as vrestore",
+        note="ships with vrestore, trained by it; refilled by the features of edvr: see its card",
+        file="weights/iconvsr.safetensors",
+    ),
+    Entry(
         name="bicubic",
         architecture="Bicubic",
         task="super-resolution",
