@@ -33,7 +33,7 @@ def main() -> None:
     """One table: every look-ahead on all clips."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--weights", type=Path, help="a checkpoint")
+    parser.add_argument("--weights", help="a checkpoint, or the name of a model")
     parser.add_argument("--network", choices=RANDOM, help="a random one instead")
     parser.add_argument("--frames", type=int, help="at most so many of each clip")
     parser.add_argument("--side", type=int, help="at most so many rows and columns of its middle")
@@ -44,7 +44,7 @@ def main() -> None:
     paths = sorted(args.folder.glob("*.mp4"))
     clips = [middle(read_frames(path), args.frames, args.side) for path in paths]
     torch.manual_seed(0)
-    net = RANDOM[args.network]() if args.network else load_model("basicvsr", args.weights)
+    net = RANDOM[args.network]() if args.network else load_model(args.weights or "basicvsr")
     how = {"device": args.device, "precision": "fp32"}
     whole = Restorer(net, propagation="whole", **how)
     truths = [(clip, whole_of(whole, clip)) for clip in clips]
