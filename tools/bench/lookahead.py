@@ -58,7 +58,7 @@ def main() -> None:
             near.append(psnr(luma(out), luma(best), crop=CROP).min().item())
         rows.append(
             {
-                "network": args.network or (args.weights.stem if args.weights else "basicvsr"),
+                "network": args.network or Path(args.weights or "basicvsr").stem,
                 "frames": max(map(len, clips)),
                 "chunk": args.chunk,
                 "lookahead": lookahead,
