@@ -292,6 +292,16 @@ def test_pauses_of_a_film_of_varying_rate_are_no_holes(make_clip: MakeClip) -> N
     assert decoder.damage is None
 
 
+def test_two_pictures_far_apart_are_no_hole(make_clip: MakeClip) -> None:
+    """Nothing says yet that frames follow each other evenly."""
+    pictures = ("-vf", "select=eq(n\\,0)+eq(n\\,1)+eq(n\\,40)", "-fps_mode", "vfr")
+    clip = make_clip("film.mkv", *SOURCE, *pictures, "-c:v", "ffv1")
+    decoder = Decoder(probe(clip))
+    assert len(list(decoder)) == 3
+    assert decoder._holes
+    assert decoder.damage is None
+
+
 def test_an_early_end_behind_other_damage_is_told(in_clusters: Path) -> None:
     """Less than a second is missing, which alone is no sign."""
     film = bytearray(in_clusters.read_bytes())

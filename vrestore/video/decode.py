@@ -28,6 +28,7 @@ _BREAK_SECONDS_IF_DAMAGED = Fraction(1, 10)
 # a gap of so many frames, and so long, is a hole: what was stored there could not be read.
 _PAUSES_UNSAID = {"matroska,webm", "mpegts", "mpeg", "flv", "asf", "nut"}
 _HOLE_FRAMES, _HOLE_SECONDS = 5, Fraction(1, 5)
+_EVEN_STEPS = 10  # at least, before a gap is taken for one
 _UNEVEN = 50  # one in so many steps may be uneven by less
 # DivX puts such packets where a packet before held two pictures.
 _PLACEHOLDER_BYTES = 8
@@ -382,7 +383,8 @@ class Decoder:
     @property
     def _is_even(self) -> bool:
         """Whether frames follow each other at a constant rate, but for few holes."""
-        return _UNEVEN * (self._uneven + max(self._holes - 1, 0)) <= self._even
+        rare = _UNEVEN * (self._uneven + max(self._holes - 1, 0)) <= self._even
+        return rare and self._even >= _EVEN_STEPS
 
     def _look_for_a_hole(self, pts: int) -> None:
         """Whether frames are missing between the last one and this one, at ``pts``."""
