@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import av
@@ -20,6 +19,7 @@ import pytest
 import witness
 
 from vrestore.errors import OutputError, UsageError
+from vrestore.video import encode
 from vrestore.video.command import plan
 from vrestore.video.decode import Decoder
 from vrestore.video.encode import CONTAINERS, Encoder, EncodeSettings
@@ -602,13 +602,16 @@ def test_options_that_contradict_each_other_are_refused(
             Encoder(tmp_path / "out.mkv", info, 96, 64, settings)
 
 
-@pytest.mark.parametrize("where", [subprocess, av], ids=["before ffmpeg", "behind it"])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(subprocess, "Popen"), (encode.threading.Thread, "start"), (av, "open")],
+    ids=["before ffmpeg", "behind it", "before the pipe"],
+)
 def test_an_interrupt_while_the_output_is_opened_leaves_nothing_behind(
-    where: ModuleType, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: Any, name: str, make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info, out = probe(make_clip("in.mp4", *PICTURES, *X264)), tmp_path / "out"
     out.mkdir()
-    name = "Popen" if where is subprocess else "open"
     original, seen = getattr(where, name), []
 
     def interrupted(*args: Any, **how: Any) -> Any:

@@ -115,21 +115,20 @@ class Encoder:
             self._held = held.pop_all()
         self._pipe: av.container.OutputContainer | None = None
         self._said: deque[str] = deque(maxlen=_STDERR_LINES)
+        # A pipe that nobody reads stops the child; a queue of frames does not serve for lines.
+        self._listener = threading.Thread(
+            target=_listen, args=(self._child.stderr, self._said), daemon=True
+        )
         try:
+            self._listener.start()
             self._open_pipe()
         except BaseException:
             self.abort()
             raise
 
     def _open_pipe(self) -> None:
-        """To ffmpeg: NUT, whose frames have times; and a thread that listens to what it says."""
+        """To ffmpeg: NUT, whose frames have times."""
         assert self._child.stdin is not None
-        assert self._child.stderr is not None
-        # A pipe that nobody reads stops the child; a queue of frames does not serve for lines.
-        self._listener = threading.Thread(
-            target=_listen, args=(self._child.stderr, self._said), daemon=True
-        )
-        self._listener.start()
         source, (width, height) = self._source, self._size
         self._pipe = av.open(self._child.stdin, "w", format="nut", buffer_size=1 << 20)
         # Without a rate NUT would claim PyAV's default of 24, and Matroska would store it.
@@ -332,7 +331,8 @@ class Encoder:
             with contextlib.suppress(OSError, av.FFmpegError, ValueError):
                 if resource is not None:
                     resource.close()
-        self._listener.join(timeout=10)
+        if self._listener.ident is not None:  # it may not have been started yet
+            self._listener.join(timeout=10)
         if self._child.stderr is not None:
             self._child.stderr.close()
         self._held.close()
