@@ -16,7 +16,7 @@ from typing import Any
 
 from vrestore.ends import frames_expected, look, open_writer, target_for
 from vrestore.engine.costs import costs
-from vrestore.engine.lengths import Lengths, need
+from vrestore.engine.lengths import Lengths
 from vrestore.engine.memory import resident
 from vrestore.engine.restorer import Restorer
 from vrestore.models.temporal import RecurrentNetwork
@@ -113,7 +113,7 @@ def plan(
         chunk = min(lengths.chunk, shot)
         held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
     again = restorer.reads_again
-    memory = resident() + need(restorer.network, info.height, info.width, held, shot, exact=again)
+    memory = resident() + restorer.need(info.height, info.width, held, shot)
     first, few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)

@@ -10,7 +10,7 @@ import torch
 from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
 from vrestore.engine.costs import costs, measured
-from vrestore.engine.lengths import Lengths, fitting, need
+from vrestore.engine.lengths import TILES_SAVE, Lengths, fitting, need
 from vrestore.engine.memory import at_hand, resident
 from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
@@ -74,6 +74,30 @@ def test_more_frames_larger_pictures_and_wider_tiles_need_more():
     assert need(net, 64, 96, Lengths(None, 0), shot=100) > base
 
 
+def test_half_precision_halves_states_and_leaves_frames_and_flow():
+    whole = costs(small_basicvsr(), 40, 48)
+    half = costs(small_basicvsr(), 40, 48, torch.bfloat16)
+    assert [p.state * 2 for p in half.passes] == [p.state for p in whole.passes]
+    assert (half.moment, half.out) == (whole.moment, whole.out)
+    assert [p.work for p in half.passes] == [p.work for p in whole.passes]
+    assert half.most < whole.most
+    net = load_model("basicvsr")
+    budget = need(net, 270, 480, Lengths(32, 16), dtype=torch.bfloat16)
+    found = fitting(net, 270, 480, Lengths(32, 16), budget, dtype=torch.bfloat16)
+    assert found == Lengths(32, 16)
+    assert fitting(net, 270, 480, Lengths(32, 16), budget).chunk == 16
+
+
+def test_where_nothing_fits_tiles_are_for_what_they_save():
+    """Of 320x180 tiles take as much as whole pictures, of 1920x1080 far less."""
+    net, asked = load_model("basicvsr"), Lengths(32, 16)
+    assert fitting(net, 180, 320, asked, 1) == Lengths(4, 4)
+    large = fitting(net, 1080, 1920, asked, 1)
+    assert large == Lengths(4, 4, 128)
+    whole, tiled = (need(net, 1080, 1920, lengths) for lengths in (Lengths(4, 4), large))
+    assert tiled < TILES_SAVE * whole
+
+
 def test_shorter_chunks_come_before_less_look_ahead_and_that_before_tiles():
     net, asked, seen = load_model("basicvsr"), Lengths(32, 16), []
     for budget in range(100, 2600, 50):
@@ -123,13 +147,16 @@ from pathlib import Path
 from vrestore.engine.costs import costs
 from vrestore.engine.lengths import ON_THE_ROAD, WASTE, Lengths, need
 from vrestore.engine.memory import resident
+from vrestore.engine.precision import DTYPES
 from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
 torch.set_num_threads(2)
-net, (height, width, chunk, ahead) = load_model("basicvsr"), map(int, sys.argv[1:])
-planned = need(net, height, width, Lengths(chunk, ahead))
+net, precision = load_model("basicvsr"), sys.argv[1]
+height, width, chunk, ahead = map(int, sys.argv[2:])
+dtype = DTYPES[precision]
+planned = need(net, height, width, Lengths(chunk, ahead), dtype=dtype)
 planned -= round(WASTE * (ON_THE_ROAD - 1) * costs(net, height, width).out)  # there is no encoder
-restorer = Restorer(net, device="cpu", precision="fp32", chunk=chunk, lookahead=ahead)
+restorer = Restorer(net, device="cpu", precision=precision, chunk=chunk, lookahead=ahead)
 before = resident()
 for out in restorer.stream(torch.rand(3, height, width) for _ in range(chunk * 2 + ahead)):
     pass
@@ -140,7 +167,7 @@ print(int(peak.split()[1]) * 1024 / (before + planned))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux gives it")
-@pytest.mark.parametrize("form", ["90 160 8 4", "180 320 8 2"])
+@pytest.mark.parametrize("form", ["fp32 90 160 8 4", "fp32 180 320 8 2", "bf16 90 160 8 4"])
 def test_what_was_planned_is_within_a_quarter_of_what_it_took(form):
     command = [sys.executable, "-c", MEASURED, *form.split()]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -16,10 +16,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from vrestore.engine.precision import rounded_weights
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Seen, WindowNetwork
 
 FRAMES = 2  # whose mean is what comes before the passes: some do what others are spared
@@ -83,19 +85,26 @@ class Costs:
         return self.entry + self.last + passes
 
 
-_KNOWN: WeakKeyDictionary[Network, dict[tuple[int, int], Costs]] = WeakKeyDictionary()
+Size = tuple[int, int, torch.dtype]
+_KNOWN: WeakKeyDictionary[Network, dict[Size, Costs]] = WeakKeyDictionary()
 
 
-def costs(net: Network, height: int, width: int) -> Costs:
-    """What ``net`` takes on frames of ``(3, height, width)`` in float32; measured once."""
-    known = _KNOWN.setdefault(net, {})
-    if (height, width) not in known:
-        known[height, width] = _costs(net, height, width)
-    return known[height, width]
+def costs(net: Network, height: int, width: int, dtype: torch.dtype = torch.float32) -> Costs:
+    """What ``net`` takes on frames of ``(3, height, width)``; measured once.
+
+    ``dtype``: of its convolutions and of what they make; frames and flow are float32.
+    """
+    known, size = _KNOWN.setdefault(net, {}), (height, width, dtype)
+    if size not in known:
+        with _Rounding():
+            known[size] = _costs(net, *size)
+    return known[size]
 
 
-def _costs(net: Network, height: int, width: int) -> Costs:
+def _costs(net: Network, height: int, width: int, dtype: torch.dtype) -> Costs:
     ghost = copy.deepcopy(net).to("meta")
+    if dtype != torch.float32:
+        ghost = rounded_weights(ghost, dtype)
     frame = torch.empty(1, 3, height, width, device="meta")
     out = 3 * net.scale**2 * height * width * 4
     if isinstance(ghost, FrameNetwork):
@@ -108,7 +117,7 @@ def _costs(net: Network, height: int, width: int) -> Costs:
         most, held = max(one.most, last.most), len(window) * _bytes(one.result)
         return Costs(0, held, most, out, one.multiplications, last.multiplications)
     own = _of_recurrent(ghost, frame, out)
-    return own if ghost.first is None else _with(own, costs(ghost.first, height, width))
+    return own if ghost.first is None else _with(own, costs(ghost.first, height, width, dtype))
 
 
 def _with(own: Costs, first: Costs) -> Costs:
@@ -131,7 +140,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
     ]
     encoded = kinds[0]
     x = encoded.result
-    flow = measured(lambda: net.flow(x, x))
+    flow = measured(lambda: tuple(flow.float() for flow in net.flow(x, x)))
     steps = [encoded, flow]
     features: dict[str, Tensor] = {}
     passes = []
@@ -189,6 +198,22 @@ def _bytes(tensors: Any) -> int:
     leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
     storages = {leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes() for leaf in leaves}
     return sum(storages.values())
+
+
+class _Rounding(TorchFunctionMode):
+    """Convolutions round what they are given to the type of their weights, as under autocast."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d:
+            x, weight, *rest = args
+            args = (x.to(weight.dtype), weight, *rest)
+        return func(*args, **(kwargs or {}))
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
 from vrestore.engine.costs import costs
 from vrestore.models.temporal import Network, RecurrentNetwork
 
@@ -12,6 +14,7 @@ WASTE, FIXED_BYTES = 1.35, 45 << 20  # of the heap, and of the libraries' own bu
 PLENTY = 4096  # bytes a pixel and frame: no network takes more
 LEAST_FRAMES = 4  # to render at a time, and to look ahead, where memory is short
 TILE_SIDES = (512, 256, 128)  # pixels of the input
+TILES_SAVE = 0.9  # of what whole pictures take, or less, tiles must take where neither fits
 ON_THE_ROAD = 4  # output frames as float RGB: one that is converted, eight that wait to be coded
 
 
@@ -54,13 +57,14 @@ def need(
     lengths: Lengths,
     shot: int | None = None,
     *,
+    dtype: torch.dtype = torch.float32,
     exact: bool = False,
 ) -> int:
-    """Bytes that restoring takes beyond the program itself.
+    """Bytes that restoring takes beyond the program itself, with convolutions in ``dtype``.
 
     Of a ``shot`` of so many frames, where that is known: whole, or ``exact`` at its chunks' edges.
     """
-    whole = costs(net, height, width)
+    whole = costs(net, height, width, dtype)
     road = ON_THE_ROAD * whole.out
     if exact and lengths.chunk and shot:
         road += whole.edges(-(-shot // lengths.chunk))
@@ -72,20 +76,27 @@ def need(
     if lengths.tile is None or lengths.tile >= max(height, width):
         return FIXED_BYTES + round(WASTE * (whole.bytes(chunk, lookahead) + road))
     sides = min(lengths.tile, height), min(lengths.tile, width)
-    tile = costs(net, *sides)
+    tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
     held = tiles * ((chunk + lookahead) * tile.moment + tile.carried) + chunk * whole.out
     return FIXED_BYTES + round(WASTE * (held + tile.bytes(chunk, lookahead) + road))
 
 
 def fitting(
-    net: Network, height: int, width: int, asked: Lengths, budget: int, tiles: bool = True
+    net: Network,
+    height: int,
+    width: int,
+    asked: Lengths,
+    budget: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tiles: bool = True,
 ) -> Lengths:
     """The lengths nearest to those asked for that fit ``budget`` bytes; else those that take least.
 
     Shorter chunks cost time, less look-ahead and tiles cost quality: in this order. Tiles are for
     pictures of twice their size and more; of others they would hold as much. Without ``tiles``,
-    chunks alone are shorter.
+    chunks alone are shorter. Where nothing fits, tiles must be worth what they cost.
     """
     if asked.reach is not None and PLENTY * height * width * asked.reach <= budget:
         return asked
@@ -97,9 +108,10 @@ def fitting(
     sides = [side for side in TILE_SIDES if 2 * side <= max(height, width)]
     for side in sides if tiles and asked.tile is None else ():
         tries += [replace(least, lookahead=asked.lookahead, tile=side), replace(least, tile=side)]
-    needs = [need(net, height, width, lengths) for lengths in tries]
-    fits = (lengths for lengths, size in zip(tries, needs, strict=True) if size <= budget)
-    return next(fits, tries[needs.index(min(needs))])
+    needs = {lengths: need(net, height, width, lengths, dtype=dtype) for lengths in tries}
+    fits = (lengths for lengths, size in needs.items() if size <= budget)
+    smallest = min(needs, key=needs.__getitem__)
+    return next(fits, smallest if needs[smallest] < TILES_SAVE * needs[least] else least)
 
 
 def shorter(lengths: Lengths) -> Lengths | None:

@@ -149,10 +149,23 @@ class Restorer:
             chosen = self._asked
             if self._fits:
                 budget = at_hand(self.memory, self.device)
-                chosen = fitting(self.network, height, width, chosen, budget, self._tiles)
+                chosen = fitting(
+                    self.network,
+                    height,
+                    width,
+                    chosen,
+                    budget,
+                    dtype=self._run.dtype,
+                    tiles=self._tiles,
+                )
                 self._tell_of_the_cap(size, chosen)
             self._chosen[size] = chosen
         return self._chosen[size]
+
+    def need(self, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
+        """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
+        again = self.reads_again
+        return need(self.network, height, width, lengths, shot, dtype=self._run.dtype, exact=again)
 
     def _restored(
         self, frames: Iterable[Tensor], size: tuple[int, int], at_end: ExitStack
@@ -217,7 +230,7 @@ class Restorer:
         """Where even the least takes more than ``memory``."""
         if self.memory is None:
             return
-        least = need(self.network, *size, chosen) + resident()
+        least = self.need(*size, chosen) + resident()
         if least > self.memory:
             about = f"about {least / 2**20:.0f} MiB"
             self._tell(f"--memory cannot be held: the least that there is takes {about}")
