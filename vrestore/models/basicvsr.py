@@ -92,7 +92,7 @@ class BasicVSR(RecurrentNetwork):
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         """Fuse both directions, enlarge twice by pixel shuffle, add the bilinear frame (fig. 3)."""
-        return enlarge_x4(self.fused(features), *self.tail) + bilinear_x4(x[0])
+        return enlarge_x4(self.fused(features), *self.tail, bilinear_x4(x[0]))
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         """The features of both directions as one."""

@@ -181,8 +181,5 @@ class BasicVSRPlusPlus(RecurrentNetwork):
         current, _, frame = x
         joined = torch.cat((current, *(features[p.name] for p in self.passes)), 1)
         tail = self.upconv1, self.upconv2, self.conv_hr, self.conv_last
-        out = enlarge_x4(self.reconstruction(joined), *tail)
-        if self.is_low_res_input:
-            return out + bilinear_x4(frame)
-        h, w = frame.shape[2:]
-        return out[..., :h, :w] + frame
+        onto = bilinear_x4(frame) if self.is_low_res_input else frame.clone()
+        return enlarge_x4(self.reconstruction(joined), *tail, onto)

@@ -336,9 +336,8 @@ class EDVR(EDVRFeatureExtractor, WindowNetwork):
         frame = window[self.center_frame_idx][0]
         x = self.aligned_and_fused([features[1:] for features in window])
         x = self.reconstruction(x)
-        x = enlarge_x4(x, self.upconv1, self.upconv2, self.conv_hr, self.conv_last)
-        h, w = (side * self.scale for side in frame.shape[2:])
-        return x[..., :h, :w] + (frame if self.hr_in else bilinear_x4(frame))
+        tail = self.upconv1, self.upconv2, self.conv_hr, self.conv_last
+        return enlarge_x4(x, *tail, frame.clone() if self.hr_in else bilinear_x4(frame))
 
 
 def half(conv: nn.Module, x: Tensor, which: int) -> Tensor:

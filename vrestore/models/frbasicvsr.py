@@ -165,7 +165,7 @@ class FRBasicVSR(BasicVSR):
         painted, fused = unpacked(self.picture(mean)), self.fused(features)
         if not self.hr_in:
             # In place, from what is laid out as frames are: half the time of three sums.
-            return bilinear_x4(frame).add_(painted).add_(enlarge_x4(fused, *self.tail))
+            return enlarge_x4(fused, *self.tail, bilinear_x4(frame).add_(painted))
         out = enlarge_x2(fused, *self.tail, pad_to_multiple(frame, FLOW_PX)) + painted
         h, w = frame.shape[2:]
         return out[..., :h, :w] + frame

@@ -127,6 +127,6 @@ class IconVSR(RecurrentNetwork):
         """The forward features, enlarged, on the bilinear frame."""
         frame, padded, *_ = x
         tail = self.upconv1, self.upconv2, self.conv_hr, self.conv_last
-        out = enlarge_x4(features["forward"], *tail) + bilinear_x4(padded)
+        out = enlarge_x4(features["forward"], *tail, bilinear_x4(padded))
         h, w = (4 * side for side in frame.shape[2:])
         return out[..., :h, :w]

@@ -64,24 +64,28 @@ def enlarge_x4(
     upconv2: nn.Conv2d,
     conv_hr: nn.Conv2d,
     conv_last: nn.Conv2d,
+    onto: Tensor,
 ) -> Tensor:
     """Two convolutions with a pixel shuffle each, then two at full size: ``(N, 3, 4*H, 4*W)``.
 
     The tail of EDVR, BasicVSR and their descendants; they keep it at their top under these names.
+    It is added to ``onto``, which may lack its last rows and columns, and nobody may need again.
     Without gradients it goes in bands of rows, so that the features at full size, the largest of
     all, are never there at once. Each band is given the rows around it that reach it: the values
     are those of the whole, bit for bit.
     """
     parts = upconv1, upconv2, conv_hr, conv_last
     height, rows = x.shape[2], max(TAIL_REACH, _band_rows(x, conv_hr, 4))
+    high, wide = onto.shape[2:]
     if rows >= height or (torch.is_grad_enabled() and x.requires_grad):
-        return _enlarged(x, *parts)
-    bands = []
+        return onto + _enlarged(x, *parts)[..., :high, :wide]
     for top in range(0, height, rows):
         end = min(top + rows, height)
         above, below = min(TAIL_REACH, top), min(TAIL_REACH, height - end)
-        bands.append(_enlarged(x[:, :, top - above : end + below], *parts, above, below))
-    return torch.cat(bands, 2)
+        band = _enlarged(x[:, :, top - above : end + below], *parts, above, below)
+        place = onto[:, :, 4 * top : 4 * end]
+        place.add_(band[:, :, : place.shape[2], :wide])
+    return onto
 
 
 def enlarge_x2(
