@@ -7,7 +7,7 @@ from networks import moving_clip, small_basicvsr, small_edvr
 
 from vrestore import Restorer, load_model
 from vrestore.engine.precision import InPrecision, choose_precision
-from vrestore.errors import OutOfMemory, UsageError
+from vrestore.errors import ModelError, OutOfMemory, UsageError
 from vrestore.models.temporal import FrameNetwork
 
 
@@ -133,6 +133,24 @@ def test_a_precision_that_fails_on_the_first_frames_is_given_up(spoiled, said, c
         (message,) = caplog.messages
         assert said in message
         assert message.endswith("going on in fp32")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("at", [0, 3, 5], ids=["first", "middle", "last"])
+def test_what_is_no_number_ends_the_run(bad, at):
+    class Spoiled(FrameNetwork):
+        scale = 1
+        done = 0
+
+        def forward(self, x):
+            self.done += 1
+            return torch.where(x == x.amax(), bad, x) if self.done == at + 1 else x
+
+    restorer = Restorer(Spoiled(), precision="fp32", device="cpu")
+    seen = []
+    with pytest.raises(ModelError, match=rf"frame {at} of a shot .* no number, in fp32; the weig"):
+        seen.extend(restorer.stream(moving_clip(6, 8, 8)))
+    assert len(seen) == min(at + 2, 6) - (at < 5)
 
 
 def test_a_flat_beginning_proves_nothing(monkeypatch):

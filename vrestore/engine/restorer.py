@@ -25,7 +25,7 @@ from vrestore.engine.retry import Held, in_turn
 from vrestore.engine.spool import Spool
 from vrestore.engine.tiling import OVERLAP, tiled
 from vrestore.engine.windows import slide
-from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
+from vrestore.errors import ModelError, OutOfMemory, UsageError, is_out_of_memory
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
 
 log = logging.getLogger("vrestore")
@@ -115,7 +115,7 @@ class Restorer:
         One out for one in, in order, on the restorer's device; a clip ``(T, 3, H, W)`` serves as
         an iterable. ``exact`` reads what has a length and can be indexed in place, and keeps other
         frames in a temporary file. Nothing is clamped. UsageError: a frame of another
-        form; OutOfMemory says what to lower.
+        form; ModelError: what came out is no number; OutOfMemory says what to lower.
         """
         with ExitStack() as at_end:
             try:
@@ -127,7 +127,8 @@ class Restorer:
                 height, width = self._batch(first[0]).shape[2:]
                 self._try_on(first, (height, width))
                 del first
-                for out in self._restored(frames, (height, width), at_end):
+                restored = self._restored(frames, (height, width), at_end)
+                for out in _finite(restored, self._run):
                     yield out[0].to(self.device)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -333,6 +334,31 @@ def _whole(run: InPrecision, net: Network, frames: Iterable[Tensor]) -> Iterator
     if isinstance(net, RecurrentNetwork):
         return propagate(run, net, frames, Parting(Lengths(None, 0)))
     return _one_by_one(run, net, frames)
+
+
+def _finite(restored: Iterable[Tensor], run: InPrecision) -> Iterator[Tensor]:
+    """The frames, as long as they are numbers; ModelError one frame later, or at the end.
+
+    By then a GPU has added up a frame without being waited for.
+    """
+    before: Tensor | None = None
+    number = -1
+    for number, out in enumerate(restored):
+        total = out.sum()
+        _check_number(before, number - 1, run)
+        before = total
+        yield out
+    _check_number(before, number, run)
+
+
+def _check_number(total: Tensor | None, frame: int, run: InPrecision) -> None:
+    if total is None or total.isfinite():
+        return
+    hint = "" if run.precision == "fp32" else "try --precision fp32; else "
+    raise ModelError(
+        f"frame {frame} of a shot comes out as what is no number, in {run.precision}; {hint}the "
+        "weights are damaged, or not for footage like this: take another model"
+    )
 
 
 def _middle(frame: Tensor) -> Tensor:
