@@ -12,6 +12,7 @@ import shutil
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,43 @@ def test_what_is_no_checkpoint_is_refused(kind: str, state: State, tmp_path: Pat
     assert caught.value.exit_code == 4
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(
+    state: State, tmp_path: Path
+) -> None:
+    huge = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save(state | {"conv_hr.weight": huge}, tmp_path / "net.pth")
+    with pytest.raises(ModelError, match=r"net.pth: conv_hr.weight claims 4398046511104 bytes"):
+        load_network(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["get", "keys"])
+def test_attributes_on_a_dictionary_are_not_listened_to(
+    name: str, state: State, tmp_path: Path
+) -> None:
+    hung = OrderedDict(state)
+    setattr(hung, name, 5)
+    torch.save(hung, tmp_path / "net.pth")
+    assert_is(load_network(tmp_path / "net.pth"), state)
+
+
+def test_names_in_a_file_cannot_write_on_a_terminal(state: State, tmp_path: Path) -> None:
+    torch.save(
+        state | {"\x1b[31m\nvrestore: done" + "x" * 1000: torch.zeros(1)}, tmp_path / "a.pth"
+    )
+    with pytest.raises(ModelError) as caught:
+        load_network(tmp_path / "a.pth")
+    assert "1 unexpected (first: ?[31m?vrestore: donexxx" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders there")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(ModelError, match="is a pipe or a device"):
+        load_network(tmp_path / "pipe.pth")
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:

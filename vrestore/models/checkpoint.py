@@ -131,6 +131,8 @@ def save_network(
 
 def _read(path: Path) -> object:
     """What the file holds. Only tensors and plain containers are ever built from a pickle."""
+    if path.is_fifo() or path.is_socket() or path.is_char_device():
+        raise ModelError(f"{path}: is a pipe or a device; a checkpoint is a file on a disk")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -192,9 +194,16 @@ def _unwrapped(content: object, path: Path) -> State:
     """The network's own tensors, out of their container and without prefixes."""
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    inner = (held for key in _CONTAINERS if isinstance(held := content.get(key), dict) and held)
-    found: dict[Any, Any] = next(inner, content)
+    top = _plain(content)
+    inner = (held for key in _CONTAINERS if isinstance(held := top.get(key), dict) and held)
+    found = _plain(next(inner, top))
     state = {_WRAPPERS.sub("", str(k)): v for k, v in found.items() if isinstance(v, Tensor)}
+    for key, value in state.items():
+        if value.layout == torch.strided and value.nbytes > value.untyped_storage().nbytes():
+            raise ModelError(
+                f"{path}: {_first([key], 1)} claims {value.nbytes} bytes and has "
+                f"{value.untyped_storage().nbytes()}; the file is damaged, or made to do harm"
+            )
     for owner in _OWNERS:
         owned = {k.removeprefix(owner): v for k, v in state.items() if k.startswith(owner)}
         if owned:
@@ -213,7 +222,7 @@ def _basicsr_names(state: State, path: Path) -> State:
     for key, value in state.items():
         name = basicsr_name(key)
         if name in renamed:
-            raise ModelError(f"{path}: holds {name} twice, in two naming layouts")
+            raise ModelError(f"{path}: holds {_first([name], 1)} twice, in two naming layouts")
         renamed[name] = value
     return renamed
 
@@ -246,7 +255,7 @@ def _fitted(state: State, expected: Mapping[str, Tensor], trouble: str) -> State
     unexpected = [key for key in state if key not in expected]
     wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     faults = [
-        f"{len(keys)} {word} (first: {keys[0]})"
+        f"{len(keys)} {word} (first: {_first(keys, 1)})"
         for word, keys in (("missing", missing), ("unexpected", unexpected))
         if keys
     ]
@@ -282,5 +291,12 @@ def _name(architecture: Architecture) -> str:
     return str(getattr(architecture, "__name__", architecture))
 
 
+def _plain(mapping: dict[Any, Any]) -> dict[Any, Any]:
+    """A dictionary and no more, whatever attributes the file hung on it."""
+    return dict(dict.items(mapping))
+
+
 def _first(keys: Iterable[object], number: int) -> str:
-    return ", ".join(str(key)[:80] for key in list(keys)[:number])
+    """Some of them, cut, and without what would move a terminal's cursor."""
+    shown = [str(key)[:80] for key in list(keys)[:number]]
+    return ", ".join("".join(c if c.isprintable() else "?" for c in key) for key in shown)
