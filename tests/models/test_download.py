@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from films import film
 from networks import small_realbasicvsr
 
 from vrestore.cli import main
-from vrestore.errors import ModelError, OutputError
-from vrestore.models import catalogue
+from vrestore.errors import ModelError, OutputError, UsageError
+from vrestore.models import catalogue, download
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.models.download import Remote, fetch, models_folder
 
@@ -43,6 +44,7 @@ class Server:
     kind: str = "application/octet-stream"
     ranges: bool = True
     length: str | None = None
+    shift: int = 0  # how far from where it was asked to it goes on
     delay: threading.Event | None = None
     asked: list[str | None] = field(default_factory=list)
 
@@ -72,14 +74,16 @@ def server() -> Iterator[Server]:
             self.send_response(206 if start else 200)
             if start:
                 end = len(config.content)
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+                self.send_header("Content-Range", f"bytes {start + config.shift}-{end - 1}/{end}")
             self.send_header("Content-Type", config.kind)
-            self.send_header("Content-Length", config.length or str(len(body)))
+            if config.length != "none":
+                self.send_header("Content-Length", config.length or str(len(body)))
             self.end_headers()
             if config.break_after is not None and config.breaks:
                 config.breaks -= 1
                 body = body[: config.break_after - start]
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who has seen enough goes
+                self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
             pass
@@ -221,6 +225,52 @@ def test_a_file_that_was_put_there_and_is_another_is_refused_and_left(server, tm
     assert server.asked == []
 
 
+def test_where_it_cannot_be_fetched_anew_it_is_said_where_to_get_it(server, tmp_path):
+    path = tmp_path / server.remote().file
+    path.write_bytes(b"mine")
+    for remote, offline in ((server.remote(url=None), False), (server.remote(), True)):
+        with pytest.raises(ModelError, match=r"remove it, and get net.* from https://example.org"):
+            fetch(remote, tmp_path, offline=offline)
+    assert server.asked == []
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(server, tmp_path):
+    (tmp_path / server.remote().file).mkdir()
+    with pytest.raises(OutputError, match=rf"{server.remote().file}: is a folder, where the file"):
+        fetch(server.remote(), tmp_path)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["as its length says", "without a length"])
+def test_a_reply_without_an_end_is_not_read_to_it(server, tmp_path, told, monkeypatch):
+    server.content = CONTENT * 40
+    seen = []
+    if not told:
+        server.length = "none"
+    remote = server.remote(size_bytes=len(CONTENT))
+    with pytest.raises(ModelError, match=f"more than its {len(CONTENT)} bytes; nothing was"):
+        fetch(remote, tmp_path, progress=lambda *now: seen.append(now[0]))
+    assert seen[-1] <= len(CONTENT) + download.BLOCK_BYTES
+    assert names(tmp_path) == []
+    monkeypatch.setattr(download, "MOST_BYTES", len(CONTENT))
+    if not told:
+        with pytest.raises(ModelError, match="more than its"):
+            fetch(server.remote(), tmp_path)
+
+
+def test_a_server_that_goes_on_elsewhere_is_asked_for_the_whole(server, tmp_path):
+    (tmp_path / f"{server.remote().file}.part").write_bytes(CONTENT[:1000])
+    server.shift = 10
+    assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-", None]
+
+
+def test_a_home_that_nobody_has_is_named(monkeypatch):
+    monkeypatch.setenv("VRESTORE_HOME", "~nobody-of-this-name/x")
+    with pytest.raises(UsageError, match="VRESTORE_HOME=~nobody-of-this-name/x: there is no such"):
+        models_folder()
+
+
 def test_a_folder_that_cannot_be_written_is_said(server, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="weights cannot be kept there"):
@@ -237,7 +287,12 @@ def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
     )
     words = [str(tmp_path), remote.file, remote.sha256, server.url, remote.page]
     both = [
-        subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     assert [p.stdout.readline() for p in both] == ["ready\n"] * 2
@@ -245,8 +300,10 @@ def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
         assert all(p.poll() is None for p in both)
     time.sleep(0.5)  # for the other one to come to the lock
     server.delay.set()
-    outputs = [p.communicate(timeout=60)[0].strip() for p in both]
-    assert outputs == [str(tmp_path / remote.file)] * 2
+    told = [p.communicate(timeout=60) for p in both]
+    assert [out.strip() for out, _ in told] == [str(tmp_path / remote.file)] * 2
+    waits = f"{remote.file}: another process fetches it; waiting for that\n"
+    assert sorted(err for _, err in told) == ["", waits]
     assert (tmp_path / remote.file).read_bytes() == CONTENT
     assert server.asked == [None]
 

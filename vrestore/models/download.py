@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from vrestore.errors import ModelError, OutputError
+from vrestore.errors import ModelError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+log = logging.getLogger("vrestore")
 
 BLOCK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
+MOST_BYTES = 1 << 31  # of a file whose size is not known; the largest published has 0.3 GB
 ATTEMPTS = 3  # of a connection that breaks; each goes on where the last one ended
 
 ProgressBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
@@ -36,7 +44,10 @@ def models_folder() -> Path:
     """Where fetched weights lie: ``$VRESTORE_HOME/models``, else in the user's cache folder."""
     home = os.environ.get("VRESTORE_HOME")
     if home:
-        return Path(home).expanduser() / "models"
+        try:
+            return Path(home).expanduser() / "models"
+        except RuntimeError as error:  # ~name of nobody
+            raise UsageError(f"VRESTORE_HOME={home}: there is no such home; set another") from error
     import platformdirs
 
     return platformdirs.user_cache_path("vrestore") / "models"
@@ -55,8 +66,11 @@ def fetch(
     file's name and hash, and where to put it by hand.
     """
     target = folder / remote.file
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, where the file {remote.file} belongs; remove it")
+    fetchable = not offline and remote.url is not None
     if target.is_file():
-        return _checked(target, remote)
+        return _seen(target, remote, fetchable)
     if offline or remote.url is None:
         why = "--offline" if offline else "its publisher gives it to people only"
         raise ModelError(
@@ -66,9 +80,9 @@ def fetch(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{remote.file}.lock"):
+        with _alone(FileLock(folder / f"{remote.file}.lock"), remote):
             if target.is_file():  # another process was first
-                return _checked(target, remote)
+                return _seen(target, remote, fetchable)
             part = folder / f"{remote.file}.part"
             for attempt in range(ATTEMPTS):
                 try:
@@ -76,11 +90,27 @@ def fetch(
                     break
                 except (OSError, HTTPException, ValueError) as error:
                     _explain(error, remote, target, last=attempt + 1 == ATTEMPTS)
-            _checked(part, remote, target)
+            _received(part, remote, target)
             os.replace(part, target)
     except OSError as error:
         raise OutputError(f"{folder}: weights cannot be kept there: {error.strerror}") from error
     return target
+
+
+@contextmanager
+def _alone(lock: FileLock, remote: Remote) -> Iterator[None]:
+    """While no other process fetches the file; says so where there is one."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.warning("%s: another process fetches it; waiting for that", remote.file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _go_on(
@@ -101,6 +131,7 @@ def _go_on(
     with reply:
         goes_on = reply.status == 206 and _first_byte(reply) == have
         if have and reply.status == 206 and not goes_on:
+            part.unlink()  # from its beginning, then
             raise HTTPException("the server goes on at another place than it was asked to")
         if reply.headers.get_content_type() == "text/html":
             raise ModelError(
@@ -109,8 +140,15 @@ def _go_on(
         start = have if goes_on else 0
         length = reply.headers.get("Content-Length")
         total = start + int(length) if length else remote.size_bytes
+        most = remote.size_bytes or total or MOST_BYTES
         with part.open("ab" if goes_on else "wb") as file:
-            done = _copy(reply, file, start, total, progress)
+            done = _copy(reply, file, start, total, most, progress)
+    if done > most or (total or 0) > most:
+        part.unlink()
+        raise ModelError(
+            f"{remote.url}: sent another file than the published {remote.file}: more than its "
+            f"{most} bytes; nothing was kept. Try again, or {_by_hand(target, remote)}"
+        )
     if total is not None and done < total:
         raise HTTPException(f"broke off after {done} of {total} bytes")
 
@@ -120,9 +158,11 @@ def _copy(
     file: BinaryIO,
     done: int,
     total: int | None,
+    most: int,
     progress: ProgressBytes | None,
 ) -> int:
-    while block := reply.read(BLOCK_BYTES):
+    """The reply's bytes into the file, till they are more than ``most``; how many there are."""
+    while done <= most and (block := reply.read(BLOCK_BYTES)):
         try:
             file.write(block)
         except OSError as error:
@@ -139,27 +179,39 @@ def _first_byte(reply: HTTPResponse) -> int | None:
     return int(span) if span.isdigit() else None
 
 
-def _checked(path: Path, remote: Remote, target: Path | None = None) -> Path:
-    """``path`` if it is the file. ModelError: it is not, and a part of ours is removed."""
+def _seen(path: Path, remote: Remote, fetchable: bool) -> Path:
+    """``path`` if it is the file. ModelError: it is not; it is somebody's, and stays."""
+    wrong = _difference(path, remote)
+    if wrong:
+        hint = "it is fetched anew" if fetchable else _by_hand(path, remote)
+        raise ModelError(
+            f"{path}: is not the published {remote.file}: {wrong}; remove it, and {hint}"
+        )
+    return path
+
+
+def _received(part: Path, remote: Remote, target: Path) -> None:
+    """ModelError where what was sent is not the file: it is removed."""
+    wrong = _difference(part, remote)
+    if wrong:
+        part.unlink()
+        raise ModelError(
+            f"{remote.url}: sent another file than the published {remote.file}: {wrong}; nothing "
+            f"was kept. Try again, or {_by_hand(target, remote)}"
+        )
+
+
+def _difference(path: Path, remote: Remote) -> str:
+    """What the file is and what it should be; empty where that is one."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if remote.size_bytes in (None, size) and digest.startswith(remote.sha256):
-        return path
+        return ""
     expected = f"sha256 {remote.sha256}{'...' if len(remote.sha256) < 64 else ''}"
     if remote.size_bytes is not None:
         expected = f"{remote.size_bytes} bytes, {expected}"
-    found = f"{size} bytes, sha256 {digest}"
-    if target:
-        path.unlink()
-        raise ModelError(
-            f"{remote.url}: sent another file than the published {remote.file}: {found} and not "
-            f"{expected}; nothing was kept. Try again, or {_by_hand(target, remote)}"
-        )
-    raise ModelError(
-        f"{path}: is not the published {remote.file}: {found} and not {expected}; remove it, and "
-        "it is fetched anew"
-    )
+    return f"{size} bytes, sha256 {digest} and not {expected}"
 
 
 def _explain(error: Exception, remote: Remote, target: Path, *, last: bool) -> None:
@@ -169,7 +221,7 @@ def _explain(error: Exception, remote: Remote, target: Path, *, last: bool) -> N
         if error.code >= 500 and not last:
             return
         raise ModelError(
-            f"{remote.url}: the server answers {error.code} {error.reason}; "
+            f"{remote.url}: the server answers {error.code} {' '.join(error.reason.split())}; "
             f"{_by_hand(target, remote)}"
         ) from error
     if isinstance(error, OSError) and error.filename is not None:
@@ -177,6 +229,7 @@ def _explain(error: Exception, remote: Remote, target: Path, *, last: bool) -> N
     if not last:
         return
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    reason = " ".join(str(reason).split())
     raise ModelError(
         f"{remote.file} cannot be fetched from {remote.url}: {reason}; run again to go on, or "
         f"{_by_hand(target, remote)}"

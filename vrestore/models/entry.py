@@ -41,5 +41,9 @@ class Entry:
 
     @property
     def is_here(self) -> bool:
-        """Whether it can run without being fetched."""
-        return self.path is None or self.path.is_file()
+        """Whether it can run without being fetched; of a file whose size is known, by that too."""
+        path = self.path
+        if path is None or not path.is_file():
+            return path is None
+        size = self.remote.size_bytes if self.remote else None
+        return size in (None, path.stat().st_size)
