@@ -10,7 +10,7 @@ from films import ffmpeg, film, raw
 
 from vrestore import progress
 from vrestore.cli import main
-from vrestore.explain import GAP_PX, STEPS, ZOOM, look_at, write
+from vrestore.explain import BAR_PX, GAP_PX, STEPS, ZOOM, look_at, write
 
 
 @pytest.fixture
@@ -59,10 +59,12 @@ def test_while_it_takes_its_time_it_says_how_far_it_is(here, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--frame", "9", "--at", "1,1"], 3, "ends before frame 9"),
+        (["--frame", "9", "--at", "1,1"], 3, "has no frame 9; it has frames 0 to"),
         (["--frame", "0", "--at", "40,0"], 2, "outside its 40x32 pixels"),
         (["--frame", "0", "--at", "4"], 2, "give the place as X,Y"),
+        (["--frame", "0", "--at", f"{'9' * 5000},4"], 2, "give the place as X,Y"),
         (["--frame", "-1", "--at", "4,4"], 2, "must not be negative"),
+        (["--frame", "0", "--at", "4,4", "-o", "none/x.png"], 6, "there is no folder none"),
         (["--frame", "0", "--at", "4,4", "-o", "x.gif"], 2, "is a PNG"),
         (["--frame", "0", "--at", "4,4", "-o", "clip.png"], 6, "clip.png exists"),
         (["--at", "4,4"], 2, "--frame"),
@@ -72,6 +74,28 @@ def test_what_cannot_be_explained_is_said(here, capsys, words, code, message):
     assert main(["explain", "clip.mp4", *words, "-n", "bicubic", "--reach", "0"]) == code
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in here.iterdir()) == ["clip.mp4", "clip.png"]
+
+
+def test_a_place_without_edges_has_no_answer_and_that_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    ffmpeg("-f", "lavfi", "-i", "color=gray:s=40x32:r=25:d=0.12", "-c:v", "ffv1", "flat.mkv")
+    words = ["--frame", "1", "--at", "9,9", "--reach", "0", "-n", "bicubic"]
+    assert main(["explain", "flat.mkv", *words]) == 0
+    assert "has no edges to explain" in caplog.text
+
+
+def test_frames_are_numbered_in_the_strip(here):
+    words = ["--at", "20,10", "--reach", "1", "-n", "bicubic", "-o"]
+    for frame in (1, 3):
+        assert main(["explain", "clip.mp4", "--frame", str(frame), *words, f"{frame}.png"]) == 0
+    width = 3 * 40 * ZOOM + 2 * GAP_PX
+    one, three = (raw(here / f"{n}.png", "rgb24").reshape(-1, width, 3) for n in (1, 3))
+    below = slice(32 * ZOOM + BAR_PX - 10, 32 * ZOOM + BAR_PX)
+    numbers = [picture[below, 40 * ZOOM - 16 : 40 * ZOOM] for picture in (one, three)]
+    hash_sign = [picture[:, :6] for picture in numbers]
+    assert np.array_equal(*hash_sign)
+    assert (hash_sign[0] == 0).any()
+    assert not np.array_equal(*numbers)  # 0 and 2
 
 
 def test_nothing_beyond_a_cut_is_looked_at(tmp_path):

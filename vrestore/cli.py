@@ -261,7 +261,7 @@ def explain_parser() -> argparse.ArgumentParser:
 def run_explain(args: argparse.Namespace) -> int:
     """The one call."""
     words = args.at.split(",")
-    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+    if len(words) != 2 or not all(w.strip().isdecimal() and len(w) < 10 for w in words):
         raise UsageError(f"--at {args.at}: give the place as X,Y, such as --at 120,80")
     if args.frame < 0 or (args.reach or 0) < 0:
         raise UsageError("--frame and --reach must not be negative")

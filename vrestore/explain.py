@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ from vrestore.video.picture_codec import png
 if TYPE_CHECKING:
     from vrestore.models.temporal import Network
 
+log = logging.getLogger("vrestore")
+
 REACH_FRAMES = 7  # on each side
 CROP_PX = 64  # of the input, round the place that is asked about
 PATCH_PX = 16  # of the output, whose making is explained
 STEPS = 20
+LEAST_EDGES = 1e-4  # a difference of neighbouring pixels, 0..1, that can be seen to come from some
 ZOOM = 3  # input pixels are drawn so large
 GAP_PX = 4
 BAR_PX = 40  # height of a bar that stands for everything
@@ -37,6 +41,7 @@ FIGURES = {
     **dict(zip("01234", (0o75557, 0o26227, 0o71747, 0o71717, 0o55711), strict=True)),
     **dict(zip("56789", (0o74717, 0o74757, 0o71111, 0o75757, 0o75717), strict=True)),
     "%": 0o51245,
+    "#": 0o57575,
 }  # fmt: skip
 
 
@@ -77,7 +82,10 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
     left = min(max(0, x - CROP_PX // 2), max(0, info.width - CROP_PX))
     begin = max(0, frame - reach)
 
+    number = -1
+
     def pictures(stream: Iterable[Frame]) -> Iterator[tuple[int, Tensor]]:
+        nonlocal number
         for number, seen in enumerate(stream):
             if number > frame + reach:
                 return
@@ -94,7 +102,7 @@ def look_at(source: Path, frame: int, x: int, y: int, reach: int = REACH_FRAMES)
                 first = min(part)
                 clip = torch.stack(list(part.values()))
                 return Place(clip, first, frame - first, y - top, x - left)
-    raise InputError(f"{source}: ends before frame {frame}; the first one is frame 0")
+    raise InputError(f"{source}: has no frame {frame}; it has frames 0 to {number}")
 
 
 def explain(
@@ -123,7 +131,9 @@ def explain(
     )
     parts = shares(contributions)
     box = [v // scale for v in begin], -(-PATCH_PX // scale)
-    strip = drawn(place.clip, contributions, parts, place.asked, box)
+    strip = drawn(place.clip, contributions, parts, place.asked, place.first, box)
+    if contributions.abs().sum() < LEAST_EDGES * 2 * PATCH_PX**2:
+        log.warning("the place has no edges to explain: its shares are those of rounding errors")
     return Explanation(dict(enumerate(parts, place.first)), strip)
 
 
@@ -145,9 +155,13 @@ def drawn(
     contributions: Tensor,
     parts: Sequence[float],
     asked: int,
+    first: int,
     box: tuple[list[int], int],
 ) -> Tensor:
-    """The frames side by side, grey, with heat; a frame round the place; bars and per cents."""
+    """The frames side by side, grey, with heat; a frame round the place; bars, per cents, numbers.
+
+    ``asked``: the place's frame among them, ``first``: the number of the first of them.
+    """
     heat = contributions.abs().sum(1).sqrt()
     heat = heat / heat.max().clamp_min(1e-12)
     columns = []
@@ -164,6 +178,8 @@ def drawn(
         height = round(part * BAR_PX)
         bar[:, BAR_PX - height : BAR_PX, : big.shape[2] // 4] = 60
         write(bar, f"{100 * part:.0f}%", big.shape[2] // 4 + GAP_PX, BAR_PX - 10)
+        number = f"#{first + i}"
+        write(bar, number, max(0, big.shape[2] - 8 * len(number)), BAR_PX - 10)
         columns += [torch.cat((big, bar), 1), torch.full_like(bar[:, :1, :GAP_PX], 255)]
     tall = columns[0].shape[1]
     return torch.cat([c.expand(-1, tall, -1) for c in columns[:-1]], 2)
@@ -192,6 +208,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Before the work: UsageError where it is no PNG, OutputError where a file is there already."""
     if target.suffix.lower() != ".png":
         raise UsageError(f"{target}: the strip is a PNG; give it a name that ends so")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}; make it first")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; give --overwrite, or another name with -o")
 
