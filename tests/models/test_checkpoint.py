@@ -410,7 +410,14 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda s: {k.replace("main.2.1.", "main.2.99999999999."): v for k, v in s.items()},
         r"8 missing \(first: backward_trunk.main.2.1.conv1.weight\), 8 unexpected",
     ),
-    "no size": (lambda s: without(s, "fusion.weight"), "sizes cannot be read off fusion.weight"),
+    "no size": (
+        lambda s: without(s, "fusion.weight"),
+        "sizes cannot be read off fusion.weight, which is missing or of another form; the file",
+    ),
+    "half of another network": (
+        lambda s: {**{k: v for k, v in s.items() if k[0] != "s"}, "head.weight": torch.ones(1)},
+        r"the nearest known one, BasicVSR, has spynet as well, and no head.weight",
+    ),
     "a scalar": (
         lambda s: {**s, "fusion.weight": torch.tensor(1.0)},
         "sizes cannot be read off fusion.weight",

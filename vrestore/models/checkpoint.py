@@ -98,7 +98,9 @@ def load_module(path: str | Path, **told: Any) -> nn.Module:
     except (LookupError, ArithmeticError, ValueError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"{path}: looks like {_name(architecture)}, but its sizes cannot be read off "
-            f"{error.args[0] if error.args else error}; the file is damaged or of another network"
+            f"{_first(error.args or (error,), 1)}"
+            f"{', which is missing or of another form' if isinstance(error, LookupError) else ''}; "
+            "the file is damaged or of another network"
         ) from error
     sizes = ", ".join(f"{name}={value}" for name, value in arguments.items())
     expected = net.state_dict()
@@ -237,6 +239,8 @@ def _recognised(state: State, path: Path) -> Architecture:
     if nearest.parts & parts:
         lacking = _first(sorted(nearest.parts - parts), 4)
         hint = f"the nearest known one, {_name(nearest)}, has {lacking} as well"
+        beyond = [key for key in state if key.partition(".")[0] not in nearest.parts]
+        hint += f", and no {_first(beyond, 1)}" if beyond else ""
     else:
         hint = f"known are {', '.join(_name(entry) for entry in ARCHITECTURES)}"
     raise ModelError(
