@@ -288,7 +288,7 @@ def test_pauses_of_a_film_of_varying_rate_are_no_holes(make_clip: MakeClip) -> N
                      "-c:v", "libx264", "-fps_mode", "vfr")  # fmt: skip
     decoder = Decoder(probe(clip))
     assert len(list(decoder)) > 40
-    assert decoder._holes
+    assert decoder._found._holes
     assert decoder.damage is None
 
 
@@ -298,7 +298,7 @@ def test_two_pictures_far_apart_are_no_hole(make_clip: MakeClip) -> None:
     clip = make_clip("film.mkv", *SOURCE, *pictures, "-c:v", "ffv1")
     decoder = Decoder(probe(clip))
     assert len(list(decoder)) == 3
-    assert decoder._holes
+    assert decoder._found._holes
     assert decoder.damage is None
 
 

@@ -369,7 +369,7 @@ def test_packets_are_counted_once_whoever_decodes_them(engine, make_clip):
         engine.fails_at = packet
         decoder = Decoder(info, device=device)
         list(decoder)
-        assert decoder._packets == info.frame_count == 50
+        assert decoder._found.packets == info.frame_count == 50
 
 
 def test_a_device_that_cannot_be_opened_again_costs_no_frame(engine, make_clip, caplog):
