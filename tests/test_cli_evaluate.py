@@ -137,11 +137,11 @@ def test_plots_are_drawn_and_runs_of_other_sets_are_not_put_beside_each_other(he
     assert "other.json: is no run's JSON" in capsys.readouterr().err
 
 
-def test_plots_without_matplotlib_name_the_extra(here, capsys, monkeypatch):
+def test_plots_without_matplotlib_name_the_package(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     words = ["--lq", "lq", "--gt", "gt", "-n", "bicubic", "--plot", "f.png"]
     assert main(["evaluate", "--protocol", "custom", *words]) == 2
-    assert "pip install vrestore[evaluate]" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

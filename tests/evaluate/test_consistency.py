@@ -255,9 +255,9 @@ def test_films_that_do_not_fit_are_refused_in_one_sentence():
         tecogan_window(96, 47)
 
 
-def test_without_opencv_the_error_names_the_extra(monkeypatch):
+def test_without_opencv_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"pip install vrestore\[evaluate\]"):
+    with pytest.raises(UsageError, match=r"pip install opencv-python-headless"):
         tof(shifted(6), shifted(6))
 
 

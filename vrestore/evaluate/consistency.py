@@ -171,7 +171,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise UsageError(
-            "tOF finds its flow by OpenCV, which is not installed: pip install vrestore[evaluate]"
+            "tOF finds its flow by OpenCV, which is not here: pip install opencv-python-headless"
         ) from error
     return cv2
 

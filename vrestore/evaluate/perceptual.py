@@ -135,4 +135,4 @@ def _need_torchvision(name: str) -> None:
 
 
 def _not_installed(name: str, package: str) -> UsageError:
-    return UsageError(f"{name} needs the package {package}: pip install vrestore[evaluate]")
+    return UsageError(f"{name} needs the package {package}: pip install {package}")

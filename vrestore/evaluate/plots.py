@@ -98,7 +98,7 @@ def plotter() -> Any:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise UsageError("plots need matplotlib: pip install vrestore[evaluate]") from error
+        raise UsageError("plots need matplotlib: pip install matplotlib") from error
     return pyplot
 
 

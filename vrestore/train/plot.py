@@ -22,7 +22,7 @@ def plot(log: Path, config: TrainConfig, picture: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise UsageError("plots need matplotlib: pip install vrestore[train]") from error
+        raise UsageError("plots need matplotlib: pip install matplotlib") from error
     with log.open() as file:
         rows = list(csv.DictReader(file))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
