@@ -23,7 +23,7 @@ log = logging.getLogger("vrestore")
 
 BLOCK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
-MOST_BYTES = 1 << 31  # of a file whose size is not known; the largest published has 0.3 GB
+MOST_BYTES = 1 << 31  # of a file whose size is not known; no published one comes near it
 ATTEMPTS = 3  # of a connection that breaks; each goes on where the last one ended
 
 ProgressBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
