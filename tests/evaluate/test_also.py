@@ -315,10 +315,14 @@ def test_what_these_clips_cannot_have_is_told_before_a_run(tmp_path):
 
 def test_what_is_not_installed_is_told_when_measures_are_loaded(monkeypatch):
     also.load(("niqe", "warping"), CPU)
-    for package, names in (("cv2", "tof"), ("torchvision", "tlp"), ("torchvision", "dists")):
+    for package, name, wanted in (
+        ("cv2", "tof", "opencv-python-headless"),
+        ("torchvision", "tlp", "torchvision"),
+        ("torchvision", "dists", "torchvision"),
+    ):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UsageError, match=r"pip install vrestore\[evaluate\]"):
-            also.load((names,), CPU)
+        with pytest.raises(UsageError, match=f"pip install {wanted}"):
+            also.load((name,), CPU)
     monkeypatch.setattr("vrestore.evaluate.vmaf.ffmpeg_binaries", lambda: ["/bin/true"])
     with pytest.raises(UsageError, match="built with libvmaf"):
         also.load(("vmaf",), CPU)
