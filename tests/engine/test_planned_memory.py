@@ -141,6 +141,19 @@ def test_a_cap_makes_chunks_shorter(caplog):
     assert len(list(tight.stream(clip))) == 3
 
 
+def test_a_restorer_plans_in_its_own_precision(monkeypatch):
+    net = load_model("basicvsr")
+    whole, half = (
+        Restorer(net, precision=precision, device="cpu", memory=GIB)
+        for precision in ("fp32", "bf16")
+    )
+    budget = half.need(270, 480, Lengths(32, 16))
+    assert whole.need(270, 480, Lengths(32, 16)) > 1.3 * budget
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda cap, device: budget)
+    assert half.lengths(270, 480) == Lengths(32, 16)
+    assert whole.lengths(270, 480).chunk == 16
+
+
 MEASURED = """
 import sys, torch
 from pathlib import Path

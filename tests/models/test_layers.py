@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import small_basicvsr
+from networks import small_basicvsr, small_edvr
 from torch import Tensor, nn
 
 from vrestore.models import layers
+from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.layers import band_bytes, enlarge_x2, enlarge_x4
 
 
@@ -121,6 +122,25 @@ def test_the_tail_goes_in_the_bands_of_its_device(monkeypatch):
     assert enlarge_x4(x, *parts, torch.zeros(1, 3, 48, 36)).shape == (1, 3, 48, 36)
     assert asked == [x.device]
     assert tops == [5 + 2, 2 + 5 + 2, 2 + 2]
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        small_edvr(),
+        small_edvr(hr_in=True),
+        BasicVSRPlusPlus(8, 1, is_low_res_input=False),
+    ],
+    ids=["EDVR", "EDVR, same size", "BasicVSR++, same size"],
+)
+def test_what_goes_in_stays_as_it_is(net, monkeypatch):
+    """Tails are added in place, band by band: not to the caller's frames."""
+    monkeypatch.setattr(layers, "TAIL_BAND_BYTES", 1)
+    clip = torch.rand(1, 5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = clip.clone()
+    with torch.no_grad():
+        assert not torch.equal(net.eval()(clip), before)
+    assert torch.equal(clip, before)
 
 
 def test_what_learns_is_not_cut(monkeypatch):

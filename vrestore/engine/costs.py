@@ -140,7 +140,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
     ]
     encoded = kinds[0]
     x = encoded.result
-    flow = measured(lambda: tuple(flow.float() for flow in net.flow(x, x)))
+    flow = measured(lambda: net.flow(x, x))
     steps = [encoded, flow]
     features: dict[str, Tensor] = {}
     passes = []
