@@ -203,13 +203,7 @@ def _bytes(tensors: Any) -> int:
 class _Rounding(TorchFunctionMode):
     """Convolutions round what they are given to the type of their weights, as under autocast."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d:
             x, weight, *rest = args
             args = (x.to(weight.dtype), weight, *rest)
