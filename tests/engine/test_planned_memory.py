@@ -89,7 +89,7 @@ def test_half_precision_halves_states_and_leaves_frames_and_flow():
 
 
 def test_where_nothing_fits_tiles_are_for_what_they_save():
-    """Of 320x180 tiles take as much as whole pictures, of 1920x1080 far less."""
+    """Of 320x180 tiles take as much as whole pictures, of 1920x1080 a sixth less."""
     net, asked = load_model("basicvsr"), Lengths(32, 16)
     assert fitting(net, 180, 320, asked, 1) == Lengths(4, 4)
     large = fitting(net, 1080, 1920, asked, 1)

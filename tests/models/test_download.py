@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -317,6 +317,14 @@ def shelf(server, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "CATALOGUE", (ours, *catalogue.CATALOGUE))
     monkeypatch.setattr("vrestore.shelf.CATALOGUE", catalogue.CATALOGUE)
     return ours
+
+
+@pytest.mark.parametrize(("size", "here"), [(None, True), (5, False), (4, True)])
+def test_a_file_of_another_size_is_not_here(shelf, server, size, here):
+    shelf.path.parent.mkdir(parents=True)
+    shelf.path.write_bytes(b"part")
+    sized = replace(shelf, remote=server.remote(size_bytes=size))
+    assert sized.is_here == here
 
 
 def test_get_shows_the_licence_fetches_and_prints_the_path(shelf, capsys):

@@ -2,9 +2,9 @@
 
 ``python tools/bench/windows.py``: EDVR-M (random weights) in one precision, three ways. ``naive``
 is what the published code does: each of a window's frames is made into features, and the first
-convolution of every alignment sees both frames (487 GMAC a frame of 320x180). ``window`` is our own
+convolution of every alignment sees both frames (498 GMAC a frame of 320x180). ``window`` is our own
 network given one window after another: what the reference frame decides is known once for its
-neighbours (467). ``ring`` keeps features from window to window as well (365). Frames per second,
+neighbours (478). ``ring`` keeps features from window to window as well (376). Frames per second,
 both ratios, peak memory, and that all three make the same bits.
 """
 
