@@ -105,7 +105,7 @@ def test_pictures_are_planned_as_films_are_and_nothing_is_left(tmp_path, monkeyp
 def test_a_short_film_is_planned_with_the_frames_that_it_has(tmp_path):
     options = RestoreOptions(device="cpu", precision="fp32")
     sizes = [
-        plan(film(tmp_path / f"{n}.mkv", n, "96x64", sound=False), None, options).memory_bytes
+        plan(film(tmp_path / f"{n}.mkv", n, "192x128", sound=False), None, options).memory_bytes
         for n in (4, 60)
     ]
     assert sizes[0] < sizes[1] - (10 << 20)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
+from vrestore.engine import memory
 from vrestore.engine.costs import costs, measured
 from vrestore.engine.lengths import TILES_SAVE, Lengths, fitting, need
 from vrestore.engine.memory import at_hand, resident
@@ -51,9 +52,21 @@ def test_states_and_frames_cost_what_their_tensors_hold():
     assert not backward.read_ahead
     assert found.moment == (3 + 2 * 2) * 40 * 48 * 4
     assert found.out == 3 * 16 * 40 * 48 * 4
-    held = 12 * found.moment + 8 * backward.state  # of chunk 8 and look-ahead 4
-    carried = 2 * (backward.state + forward.state)
-    assert found.bytes(8, 4) == held + carried + found.most + found.out
+    kept = 8 * backward.state  # of chunk 8 and look-ahead 4
+    held = 12 * found.moment + 2 * (backward.state + forward.state) + found.out
+    assert found.bytes(8, 4) == kept + held + found.most
+    assert found.bytes(8, 4, waste=1.5) == kept + 1.5 * (held + found.most)
+
+
+def test_what_enters_is_gone_before_states_are_kept():
+    """An IconVSR's key frames take more than all else; one frame of five holds their features."""
+    found = costs(load_model("iconvsr"), 40, 48)
+    assert found.entering > found.most + 4 * found.passes[0].state
+    held = 6 * found.moment + found.carried + found.out
+    assert found.bytes(4, 2) == held + found.entering
+    assert found.bytes(90, 0) > 90 * found.passes[0].state + found.most
+    frame, refill = (3 + 2 * 2) * 40 * 48 * 4, 32 * 40 * 48 * 4
+    assert found.moment == frame + refill // 5
 
 
 def test_the_same_size_form_carries_a_quarter_and_holds_the_frame_twice():
@@ -100,8 +113,8 @@ def test_where_nothing_fits_tiles_are_for_what_they_save():
 
 def test_shorter_chunks_come_before_less_look_ahead_and_that_before_tiles():
     net, asked, seen = load_model("basicvsr"), Lengths(32, 16), []
-    for budget in range(100, 2600, 50):
-        found = fitting(net, 270, 480, asked, budget << 20)
+    for budget in range(200, 10000, 200):
+        found = fitting(net, 540, 960, asked, budget << 20)
         if found not in seen:
             seen.append(found)
     order = [*seen[::-1]]
@@ -119,6 +132,13 @@ def test_a_cap_is_of_the_whole_program(monkeypatch):
     assert at_hand(used + GIB, CPU) < GIB
     assert at_hand(1, CPU) == 0
     assert 0 < at_hand(None, CPU) < 1 << 45
+
+
+def test_what_lies_free_amid_the_heap_is_at_hand(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "give_back_freed_memory", asked.append)
+    monkeypatch.setattr(memory, "resident", lambda: 100 << 20 if asked else 500 << 20)
+    assert at_hand(GIB, CPU) == round(memory.SPARE * GIB) - (100 << 20)
 
 
 def test_a_cap_makes_chunks_shorter(caplog):

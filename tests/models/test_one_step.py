@@ -247,3 +247,16 @@ def test_a_convolution_that_is_watched_is_no_step_of_a_gpu(monkeypatch):
     assert not plainly(monkeypatch, one_step._on_gpu, conv, x)
     conv.register_forward_pre_hook(lambda module, inputs: None)
     assert not one_step._on_gpu(conv, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_features_side_by_side_are_laid_out_as_convolutions_want_them(dtype):
+    parts = [picture(c, dtype=dtype) for c in (3, 1, 8)]
+    parts[1] = parts[1].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        out = one_step.side_by_side(parts)
+    assert torch.equal(out, torch.cat(parts, 1))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    parts[0].requires_grad_()
+    one_step.side_by_side(parts).sum().backward()
+    assert (parts[0].grad == 1).all()

@@ -4,10 +4,11 @@
 for a file's) in each precision, whole clips, against the ``baseline``: the same network in float32,
 contiguous, ``net(chunk)`` of 15 frames, its tail in one piece, as the research scripts run it. Each
 in a process of its own, for its memory; of every frame some rows go to a file, to be compared
-(whole ones kept the system busy beside the next). ``--memory MIB`` caps ours. ``roof`` is what bare
-64-channel 3x3 convolutions reach on the same picture in their better layout for that precision, a
-stack after every frame: what else the machine does strikes both alike. On a GPU, which must not
-wait for either, the frames lie there and stay there, and the stacks come after all frames.
+(whole ones kept the system busy beside the next). The most memory is that of a first round, which
+is not timed unless it is the only one (``--rounds 0``). ``--memory MIB`` caps ours. ``roof`` is
+what bare 64-channel 3x3 convolutions reach on the same picture in their better layout for that
+precision, a stack after every frame: what else the machine does strikes both alike. On a GPU, which
+must not wait for either, the frames lie there and stay there, and the stacks come after all frames.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--propagation", default="whole", help="or lookahead, exact")
     parser.add_argument("--memory", type=int, help="MiB that ours may take, as vrestore --memory")
+    parser.add_argument("--chunk", type=int, help="frames that ours renders at a time")
     parser.add_argument("--child", nargs=3, metavar=("NETWORK", "HOW", "OUT"), help="(internal)")
     args = parser.parse_args()
     if args.child:
@@ -83,7 +85,7 @@ def main() -> None:
                         "frames_per_second": round(rate, 3),
                         "times_baseline": round(baseline["seconds"] / found["seconds"], 2),
                         "GFLOP_per_second": round(gflops, 1),
-                        "of_the_roof": round(gflops / found["roof"], 3),
+                        "of_the_roof": round(gflops / found["roof"], 3) if found["roof"] else None,
                         "peak_MiB": found["peak_MiB"],
                         "of_baseline_peak": round(found["peak_MiB"] / baseline["peak_MiB"], 3),
                         "dB_to_float32": round(-10 * math.log10(error + 1e-20), 1),
@@ -101,7 +103,7 @@ def in_a_process(network: str, how: str, out: Path) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[str, float]:
-    """Least seconds of the rounds, most memory, the roof; the last round's frames go to ``out``."""
+    """Least seconds of the rounds, the roof, the first's memory; the last's frames: ``out``."""
     torch.manual_seed(0)
     net = (load_model("basicvsr", args.weights) if args.weights else NETWORKS[network]()).eval()
     width, height = map(int, args.size.split("x"))
@@ -123,21 +125,22 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
             return as_research_does(net, clip.to(args.device))
     else:
         memory = args.memory and args.memory << 20
-        ways = {"precision": how, "propagation": args.propagation, "memory": memory}
-        restorer = Restorer(net, device=args.device, **ways)
-
-        bare = better_stack(args.device, DTYPES.get(how, torch.float32), height, width)
-        apart = args.device != "cpu"
+        ways = {"precision": how, "propagation": args.propagation, "chunk": args.chunk}
+        restorer = Restorer(net, device=args.device, memory=memory, **ways)
         frames = clip.to(args.device)
 
         def run() -> Iterator[Tensor]:
             for x in restorer.stream(frames):
                 yield x
-                if not apart:
+                if bare and args.device == "cpu":
                     aside.append(bare())
 
     best = float("inf")
-    for _ in range(args.rounds):
+    bare: Callable[[], float] | None = None
+    for number in range(args.rounds + 1):
+        timed = number == args.rounds or number > 0
+        if number == 1 and how != "baseline":
+            bare = better_stack(args.device, DTYPES.get(how, torch.float32), height, width)
         aside.clear()
         writing = 0.0
         start = moment(args.device)
@@ -154,15 +157,15 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
             seconds = moment(args.device) - start - sum(aside) - writing
             for x in on_the_device:
                 file.write(compared(x))
-        if how != "baseline" and args.device != "cpu":
+        if not number and args.device == "cpu":  # later rounds hold the stacks, too
+            found["peak_MiB"] = peak_mib()
+        if bare and args.device != "cpu":
             aside = [bare() for _ in range(args.frames)]
-        if seconds < best:
+        if seconds < best and timed:
             best, found["seconds"] = seconds, seconds
             flops = 2 * ROOF_LAYERS * 64 * 64 * 9 * height * width
             found["roof"] = flops * len(aside) / sum(aside) / 1e9 if aside else 0.0
-    if args.device == "cpu":
-        found["peak_MiB"] = peak_mib()
-    else:
+    if args.device != "cpu":
         found["peak_MiB"] = torch.cuda.max_memory_allocated() // 2**20
     return found
 

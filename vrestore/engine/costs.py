@@ -24,8 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vrestore.engine.precision import rounded_weights
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Seen, WindowNetwork
 
-FRAMES = 2  # whose mean is what comes before the passes: some do what others are spared
-
 
 @dataclass(frozen=True)
 class PassCosts:
@@ -45,23 +43,30 @@ class Costs:
     """What a network takes on frames of one size.
 
     Bytes: ``moment``, a frame with its flows; ``window``, the features of a sliding window;
-    ``most``, the most at once inside a step; ``out``, an output frame. Multiplications of a frame:
-    ``entry``, what comes before the passes, its flows too; ``last``, what comes after them.
+    ``most``, the most at once inside a step; ``entering``, in what comes before the passes, flows
+    too; ``out``, an output frame. Multiplications of a frame: ``entry``, what comes before the
+    passes; ``last``, what comes after them.
     """
 
     moment: int
     window: int
+    entering: int
     most: int
     out: int
     entry: int
     last: int
     passes: tuple[PassCosts, ...] = ()
 
-    def bytes(self, chunk: int, lookahead: int) -> int:
-        """The most that is alive at once, with ``chunk`` frames rendered at a time."""
+    def bytes(self, chunk: int, lookahead: int, waste: float = 1.0) -> int:
+        """The most that is alive at once, with ``chunk`` frames rendered at a time.
+
+        States that are kept come when all frames have entered. ``waste``: of the heap, as a factor;
+        these states lie outside it (``memory.apart``).
+        """
         frames = chunk + lookahead
         kept = sum(p.state * (frames if p.read_ahead else chunk) for p in self.passes if p.kept)
-        return frames * self.moment + kept + self.carried + self.most + self.out
+        held = frames * self.moment + self.carried + self.out
+        return max(round(waste * (held + self.entering)), kept + round(waste * (held + self.most)))
 
     def edges(self, count: int) -> int:
         """Of ``exact``: the states at so many chunk edges, of every pass that is run again."""
@@ -109,13 +114,13 @@ def _costs(net: Network, height: int, width: int, dtype: torch.dtype) -> Costs:
     out = 3 * net.scale**2 * height * width * 4
     if isinstance(ghost, FrameNetwork):
         one = measured(lambda: ghost(frame))
-        return Costs(0, 0, one.most, out, one.multiplications, 0)
+        return Costs(0, 0, 0, one.most, out, one.multiplications, 0)
     if isinstance(ghost, WindowNetwork):
         one = measured(lambda: ghost.features(frame))
         window = [one.result] * (ghost.before + 1 + ghost.after)
         last = measured(lambda: ghost.fuse(window))
-        most, held = max(one.most, last.most), len(window) * _bytes(one.result)
-        return Costs(0, held, most, out, one.multiplications, last.multiplications)
+        held, work = len(window) * _bytes(one.result), (one.multiplications, last.multiplications)
+        return Costs(0, held, one.most, last.most, out, *work)
     own = _of_recurrent(ghost, frame, out)
     return own if ghost.first is None else _with(own, costs(ghost.first, height, width, dtype))
 
@@ -125,6 +130,7 @@ def _with(own: Costs, first: Costs) -> Costs:
     return Costs(
         moment=own.moment + first.moment,
         window=0,
+        entering=max(own.entering, first.entering),
         most=max(own.most, first.most),
         out=own.out + first.out,
         entry=own.entry + first.entry,
@@ -136,12 +142,12 @@ def _with(own: Costs, first: Costs) -> Costs:
 def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
     around = (frame,) * (2 * net.context + 1)
     kinds = [
-        measured(partial(net.encode, Seen(around, index, False, 0))) for index in range(FRAMES)
+        measured(partial(net.encode, Seen(around, index, False, 0))) for index in range(net.period)
     ]
-    encoded = kinds[0]
-    x = encoded.result
+    x = kinds[0].result
     flow = measured(lambda: net.flow(x, x))
-    steps = [encoded, flow]
+    moments = [_bytes((frame, kind.result, flow.result)) for kind in kinds]
+    steps = []
     features: dict[str, Tensor] = {}
     passes = []
     for k, pass_ in enumerate(net.passes):
@@ -166,11 +172,12 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
         )
     rendered = measured(lambda: net.render(x, features))
     return Costs(
-        moment=_bytes((frame, x, flow.result)),
+        moment=sum(moments) // net.period,
         window=0,
+        entering=max(step.most for step in (*kinds, flow)),
         most=max(step.most for step in (*steps, rendered)),
         out=out,
-        entry=sum(k.multiplications for k in kinds) // FRAMES + flow.multiplications,
+        entry=sum(k.multiplications for k in kinds) // net.period + flow.multiplications,
         last=rendered.multiplications,
         passes=tuple(passes),
     )

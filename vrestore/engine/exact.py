@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from vrestore.engine.memory import apart
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.propagation import Moment, Trail
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen, neighbours
@@ -81,7 +82,8 @@ def propagate_exactly(
     def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Tensor]]:
         features: list[dict[str, Tensor]] = [{} for _ in part.moments]
         for pass_ in passes:
-            for _ in _steps(run, pass_, part, edges[pass_.name][start].copy(), features):
+            trail = edges[pass_.name][start].copy()
+            for _ in _steps(run, pass_, part, trail, features, keep=True):
                 pass
         return features
 
@@ -94,10 +96,10 @@ def propagate_exactly(
                 edges[pass_.name][start] = _kept(trail, pass_)
             part = encoded(start)
             features = features_of(part, start, earlier)
-            for i in _steps(run, pass_, part, trail, features):
+            for i in _steps(run, pass_, part, trail, features, keep=False):
                 if renders:
                     yield run.render(part.moments[i].x, features[i])
-                    features[i] = {}
+                features[i] = {}
             del part, features  # before the next are made
     if net.passes[-1].step < 0:
         for start in starts:
@@ -109,7 +111,12 @@ def propagate_exactly(
 
 
 def _steps(
-    run: InPrecision, pass_: Pass, part: _Chunk, trail: Trail, features: list[dict[str, Tensor]]
+    run: InPrecision,
+    pass_: Pass,
+    part: _Chunk,
+    trail: Trail,
+    features: list[dict[str, Tensor]],
+    keep: bool,
 ) -> Iterator[int]:
     """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to.
 
@@ -124,13 +131,13 @@ def _steps(
             pair = moments[i + 1].pair if i + 1 < len(moments) else part.beyond
             flow = pair[0] if pair else None
         read = [features[i][name] for name in pass_.reads]
-        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, read)
+        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, read, keep)
         yield i
 
 
 def _kept(trail: Trail, pass_: Pass) -> Trail:
     """What a pass goes on from: the nearest flow comes with the next frame."""
-    return Trail(list(trail.states), trail.flows[: pass_.order - 1])
+    return Trail([apart(state) for state in trail.states], trail.flows[: pass_.order - 1])
 
 
 def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:

@@ -10,7 +10,7 @@ import torch
 from vrestore.engine.costs import costs
 from vrestore.models.temporal import Network, RecurrentNetwork
 
-WASTE, FIXED_BYTES = 1.35, 45 << 20  # of the heap, and of the libraries' own buffers
+WASTE, FIXED_BYTES = 1.35, 25 << 20  # of the heap, and of the libraries' own buffers
 PLENTY = 4096  # bytes a pixel and frame: no network takes more
 LEAST_FRAMES = 4  # to render at a time, and to look ahead, where memory is short
 TILE_SIDES = (512, 256, 128)  # pixels of the input
@@ -65,7 +65,7 @@ def need(
     Of a ``shot`` of so many frames, where that is known: whole, or ``exact`` at its chunks' edges.
     """
     whole = costs(net, height, width, dtype)
-    road = ON_THE_ROAD * whole.out
+    road = round(WASTE * ON_THE_ROAD * whole.out) + FIXED_BYTES
     if exact and lengths.chunk and shot:
         road += whole.edges(-(-shot // lengths.chunk))
     chunk, lookahead = lengths.chunk, lengths.lookahead
@@ -74,12 +74,12 @@ def need(
     if not isinstance(net, RecurrentNetwork):
         chunk, lookahead = 1, 0
     if lengths.tile is None or lengths.tile >= max(height, width):
-        return FIXED_BYTES + round(WASTE * (whole.bytes(chunk, lookahead) + road))
+        return road + whole.bytes(chunk, lookahead, WASTE)
     sides = min(lengths.tile, height), min(lengths.tile, width)
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
     held = tiles * ((chunk + lookahead) * tile.moment + tile.carried) + chunk * whole.out
-    return FIXED_BYTES + round(WASTE * (held + tile.bytes(chunk, lookahead) + road))
+    return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE)
 
 
 def fitting(

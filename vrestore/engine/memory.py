@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 if sys.platform != "win32":
     import resource
@@ -43,8 +45,31 @@ def give_back_freed_memory(device: torch.device) -> None:
         trim(0)
 
 
+def apart(x: Tensor) -> Tensor:
+    """The same values in pages of their own; what is not on a CPU, or not on Linux, as it is.
+
+    For what is kept while layers come and go. Amid these, in the heap, states lie where the next
+    layer finds no room between two of them: of 1343 MiB that a chunk of 32 frames of 320x180 took,
+    580 lay free in pieces. MemoryError: there are no more pages.
+    """
+    if x.device.type != "cpu" or sys.platform != "linux" or not x.numel():
+        return x
+    try:
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        pages = mmap.mmap(-1, x.numel() * x.element_size(), flags=private)
+    except OSError as error:
+        raise MemoryError(error.strerror) from error
+    layout = torch.empty_like(x, device="meta").stride()
+    # The tensor holds the pages, and they go with it.
+    return torch.frombuffer(pages, dtype=x.dtype).as_strided(x.shape, layout).copy_(x)
+
+
 def at_hand(cap: int | None, device: torch.device) -> int:
-    """Bytes that a network may take: of ``cap`` for the whole program, or of what is free."""
+    """Bytes that a network may take: of ``cap`` for the whole program, or of what is free.
+
+    What lies free amid the heap is given back first: it is not in use.
+    """
+    give_back_freed_memory(device)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         return round(SPARE * min(free, cap or free))

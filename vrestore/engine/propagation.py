@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.lengths import Parting, shorter
-from vrestore.engine.memory import give_back_freed_memory
+from vrestore.engine.memory import apart, give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
 from vrestore.engine.tiling import Tiles
 from vrestore.engine.windows import windows
@@ -49,12 +49,22 @@ class Trail:
         return Trail(list(self.states), list(self.flows))
 
     def advance(
-        self, run: InPrecision, pass_: Pass, x: Features, flow: Tensor | None, read: list[Tensor]
+        self,
+        run: InPrecision,
+        pass_: Pass,
+        x: Features,
+        flow: Tensor | None,
+        read: list[Tensor],
+        keep: bool,
     ) -> Tensor:
-        """One step; ``flow`` leads from this frame to the one of the nearest state."""
+        """One step; ``flow`` leads from this frame to the one of the nearest state.
+
+        ``keep``: the state will be held for longer than the next steps take.
+        """
         if self.states and flow is not None:
             self.flows = [flow, *self.flows][: pass_.order]
         state = run.advance(pass_, x, self.states, self.flows, read)
+        state = apart(state) if keep else state
         self.states = [state, *self.states][: pass_.order]
         return state
 
@@ -103,6 +113,7 @@ def propagate(
                 newest, waiting = x, None
                 continue
             _find_flows(run, window, lacking, lengths.chunk)
+            give_back_freed_memory(run.device)
             moved_on: dict[str, Trail] = {}
             count = min(lengths.chunk or len(window), len(window))
             restored = _rendered(run, net, window[:reach], count, carried, moved_on, rendered)
@@ -185,7 +196,7 @@ def _rendered(
         else:
             trail, order = carried[pass_.name].copy(), iter(range(reach))
         for i in order:
-            state = _step(run, pass_, window, i, trail, features[i])
+            state = _step(run, pass_, window, i, trail, features[i], keep=i < reach)
             if i < reach:
                 features[i][pass_.name] = state
             if pass_.step > 0 and i == count - 1:
@@ -195,7 +206,9 @@ def _rendered(
     give_back_freed_memory(run.device)
     for i in range(count):
         if renders is not None:
-            features[i][renders.name] = _step(run, renders, window, i, trail, features[i])
+            state = _step(run, renders, window, i, trail, features[i], keep=False)
+            features[i][renders.name] = state
+            del state
         if i >= already:
             yield run.render(window[i].x, features[i])
         features[i] = {}
@@ -210,6 +223,7 @@ def _step(
     i: int,
     trail: Trail,
     features: dict[str, Tensor],
+    keep: bool,
 ) -> Tensor:
     """One pass goes one frame further, to frame ``i``."""
     if pass_.step > 0:
@@ -218,4 +232,5 @@ def _step(
     else:
         pair = window[i + 1].pair if i + 1 < len(window) else None
         flow = pair[0] if pair else None
-    return trail.advance(run, pass_, window[i].x, flow, [features[name] for name in pass_.reads])
+    read = [features[name] for name in pass_.reads]
+    return trail.advance(run, pass_, window[i].x, flow, read, keep)

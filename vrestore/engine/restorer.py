@@ -149,6 +149,10 @@ class Restorer:
         if size not in self._chosen:
             chosen = self._asked
             if self._fits:
+                if (
+                    self.memory is not None
+                ):  # planning loads what it needs before the rest is shared
+                    self.need(height, width, chosen)
                 budget = at_hand(self.memory, self.device)
                 chosen = fitting(
                     self.network,

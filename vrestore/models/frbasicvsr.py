@@ -78,6 +78,7 @@ class FRBasicVSR(BasicVSR):
 
     parts = BasicVSR.parts | {"picture"}
     context = 1  # a trunk sees the luma of a neighbour
+    period = 2  # of two frames one finds what flow it has to itself
 
     @staticmethod
     def sizes(shapes: Shapes) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class IconVSR(RecurrentNetwork):
         self.num_feat = num_feat
         self.keyframe_stride = keyframe_stride
         self.context = temporal_padding
+        self.period = keyframe_stride
         edvr_feat = num_edvr_feat or num_feat
         self.edvr = EDVRFeatureExtractor(
             num_feat=edvr_feat,

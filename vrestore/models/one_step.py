@@ -72,8 +72,23 @@ def conv_of(conv: nn.Module, parts: Sequence[Tensor], slope: float = 0.1) -> Ten
     if _on_gpu(conv, same[-1]) and channels % gpu_steps.ALIGNED:
         n, _, h, w = same[-1].shape
         same.append(same[-1].new_zeros(n, -channels % gpu_steps.ALIGNED, h, w))
-    x = torch.cat(same, 1) if len(same) > 1 else same[0]
-    return conv_lrelu(conv, x, slope)
+    return conv_lrelu(conv, side_by_side(same), slope)
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """``torch.cat`` along the channels; on a CPU without gradients with these last in memory.
+
+    So convolutions want them, and would make a copy of what warping lays out otherwise: a tenth of
+    the first convolution's time.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if torch.is_grad_enabled() or parts[0].device.type != "cpu":
+        return torch.cat(list(parts), 1)
+    n, _, h, w = parts[0].shape
+    shape = n, sum(part.shape[1] for part in parts), h, w
+    out = torch.empty(shape, dtype=parts[0].dtype, memory_format=torch.channels_last)
+    return torch.cat(list(parts), 1, out=out)
 
 
 def conv_to_few(conv: nn.Module, x: Tensor) -> Tensor:

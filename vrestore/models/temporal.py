@@ -140,6 +140,7 @@ class RecurrentNetwork(nn.Module, ABC):
     passes: tuple[Pass, ...]
     context: int = 0  # frames on each side that ``encode`` sees
     border: Border = "replicate"  # what stands in for those beyond the shot's ends
+    period: int = 1  # ``encode`` does more for one of so many frames: what it takes is their mean
 
     @property
     def first(self) -> RecurrentNetwork | None:
