@@ -141,6 +141,24 @@ def test_what_lies_free_amid_the_heap_is_at_hand(monkeypatch):
     assert at_hand(GIB, CPU) == round(memory.SPARE * GIB) - (100 << 20)
 
 
+@pytest.mark.parametrize(("cap", "first"), [(GIB, "planned"), (None, "shared out")])
+def test_a_cap_is_shared_out_when_all_that_planning_loads_is_there(cap, first, monkeypatch):
+    done = []
+
+    def planned(*args, **kwargs):
+        done.append("planned")
+        return 0
+
+    def shared_out(memory, device):
+        done.append("shared out")
+        return GIB
+
+    monkeypatch.setattr("vrestore.engine.restorer.need", planned)
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", shared_out)
+    Restorer(small_basicvsr(), precision="fp32", device="cpu", memory=cap).lengths(16, 16)
+    assert done[0] == first
+
+
 def test_a_cap_makes_chunks_shorter(caplog):
     net, clip = load_model("basicvsr"), moving_clip(3, 96, 128)
     free = Restorer(net, precision="fp32", device="cpu", memory=64 * GIB)

@@ -50,7 +50,7 @@ def apart(x: Tensor) -> Tensor:
 
     For what is kept while layers come and go. Amid these, in the heap, states lie where the next
     layer finds no room between two of them: of 1343 MiB that a chunk of 32 frames of 320x180 took,
-    580 lay free in pieces. MemoryError: there are no more pages.
+    931 lay free in pieces. MemoryError: there are no more pages.
     """
     if x.device.type != "cpu" or sys.platform != "linux" or not x.numel():
         return x
