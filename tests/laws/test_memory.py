@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import subprocess
+import sys
 import weakref
 
 import torch
@@ -77,3 +79,16 @@ def test_a_report_says_what_a_film_did_not_get_and_only_its_own(tmp_path):
     assert "out of memory: going on with --chunk 8 --lookahead 8" in first.notes
     assert not any("out of memory" in note for note in second.notes)
     assert first.frames == second.frames == 9
+
+
+def test_a_film_is_restored_without_torch_s_compiler(tmp_path):
+    """Sixty megabytes and half a second that nothing on the road needs."""
+    source = film(tmp_path / "in.mkv", 3, "32x16", sound=False)
+    run = (
+        "import sys, vrestore; "
+        "vrestore.restore(*sys.argv[1:], model='basicvsr', device='cpu', precision='fp32'); "
+        "print(*{'sympy', 'torch.fx.experimental.symbolic_shapes'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", run, str(source), str(tmp_path / "out.mkv")]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr

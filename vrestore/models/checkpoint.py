@@ -280,7 +280,8 @@ def _float32(state: State, expected: Mapping[str, Tensor], path: Path) -> State:
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
             raise ModelError(f"{path}: {key} is {value.dtype}, {value.layout}, not plain floats")
-        tensor = torch.empty_like(expected[key], dtype=torch.float32, device="cpu")
+        # Not ``empty_like``: asked of a tensor without values, it loads torch's compiler, 60 MiB.
+        tensor = torch.empty_strided(expected[key].shape, expected[key].stride())
         if not tensor.copy_(value.detach()).isfinite().all():
             raise ModelError(
                 f"{path}: {key} holds values that are not finite; its training diverged or the "
