@@ -42,6 +42,28 @@ def test_niqe_of_luma_and_of_grey_is_basicsrs(name):
         assert niqe(picture, crop=4) == pytest.approx(expected["y_crop4"], abs=1e-3)
 
 
+# By BasicSR's steps written anew in NumPy and SciPy, each in the type that it has there.
+FLAT_PARTS = {
+    (40, "bars"): 7.94530,
+    (40, "corner"): 7.82428,
+    (100, "bars"): 8.00066,
+    (180, "corner"): 7.43279,
+}
+
+
+@pytest.mark.parametrize(("code", "where"), FLAT_PARTS)
+def test_niqe_of_pictures_with_flat_parts_is_basicsrs(code, where):
+    """Letterbox, sky, cartoon: rounding alone must not put what is flat above or below its mean."""
+    picture = golden_picture("b").permute(1, 2, 0).tile(2, 2, 1).numpy()[:300, :400]
+    noise = np.random.default_rng(1).normal(0, 2, picture.shape)
+    picture = np.clip(picture + noise, 0, 255).round().astype(np.uint8)
+    flat = {"bars": (np.s_[:40], np.s_[-40:]), "corner": (np.s_[:130, :130],)}[where]
+    for part in flat:
+        picture[part] = code
+    found = niqe(torch.from_numpy(picture).permute(2, 0, 1))
+    assert found == pytest.approx(FLAT_PARTS[code, where], abs=1e-3)
+
+
 def test_the_model_is_the_published_file():
     found = hashlib.sha256(PRISTINE.read_bytes()).hexdigest()
     assert found in PRISTINE.with_suffix(".md").read_text()

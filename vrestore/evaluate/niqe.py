@@ -53,10 +53,11 @@ def if_any(picture: Tensor, crop: int = 0) -> float | None:
     with np.load(PRISTINE) as model:
         mean, covariance = (torch.from_numpy(model[f"{name}_pris_param"]) for name in ("mu", "cov"))
         window = torch.from_numpy(model["gaussian_window"]).sum(0)  # separable: its outer product
+    half = imresize((grey / 255).float(), 0.5) * 255
     features = torch.cat(
         [
-            _features(_normalised(grey, window), BLOCK_PX),
-            _features(_normalised(imresize(grey, 0.5), window), BLOCK_PX // 2),
+            _features(_normalised(grey.float(), window), BLOCK_PX),
+            _features(_normalised(half, window), BLOCK_PX // 2),
         ],
         1,
     )
@@ -69,12 +70,17 @@ def if_any(picture: Tensor, crop: int = 0) -> float | None:
 
 
 def _normalised(grey: Tensor, window: Tensor) -> Tensor:
-    """Each pixel less its neighbourhood's mean, over its deviation (the paper's eq. 1 to 3)."""
+    """Each pixel less its neighbourhood's mean, over its deviation (the paper's eq. 1 to 3).
+
+    In float32, as in the field's code, with sums in float64: what is flat is its own mean then, and
+    neither below nor above it. In float64 its last bits were, and bars at a picture's edges cost
+    0.3.
+    """
     reach = len(window) // 2
     padded = F.pad(grey[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    mean = filtered(padded, window)
-    deviation = (filtered(padded * padded, window) - mean * mean).abs().sqrt()
-    return (grey - mean) / (deviation + 1)
+    mean = filtered(padded.double(), window).float()
+    squares = filtered((padded * padded).double(), window).float()
+    return ((grey - mean) / ((squares - mean * mean).abs().sqrt() + 1)).double()
 
 
 def _features(normalised: Tensor, block: int) -> Tensor:
