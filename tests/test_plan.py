@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from films import film
+from films import film, raw
 
 from vrestore import plan as planning
 from vrestore.cli import main
+from vrestore.engine.lengths import Lengths, need
 from vrestore.errors import UsageError
+from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
 from vrestore.plan import plan
 from vrestore.settings import parse_size
@@ -36,6 +38,31 @@ def test_a_plan_is_told_in_words(tmp_path, capsys):
     told = capsys.readouterr().out
     for word in ("20 frames", "64x48", "memory: about", "time: about", "room: about"):
         assert word in told
+
+
+def test_a_plan_tells_of_states_on_disk_and_the_run_has_them_there(tmp_path, monkeypatch, capsys):
+    """Where the cap allows no chunk of 32 in memory; the film is the same, and nothing is left."""
+    source = film(tmp_path / "a.mkv", 20, "64x48", sound=False)
+    plain, capped = tmp_path / "plain.mkv", tmp_path / "capped.mkv"
+    how = ["--precision", "fp32", "--device", "cpu", "--codec", "ffv1"]
+    assert main([str(source), *how, "-o", str(plain)]) == 0
+    short = []
+
+    def at_hand(cap, device):
+        short.append(need(load_model("basicvsr"), 48, 64, Lengths(32, 16, on_disk=True)))
+        return short[-1]
+
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", at_hand)
+    monkeypatch.setattr("vrestore.engine.lengths.PLENTY", 1 << 40)
+    monkeypatch.setattr("vrestore.engine.restorer.room_in", lambda folder: 1 << 40)
+    assert main([str(source), *how, "-o", str(capped), "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "chunks of 32, 16 ahead, states on disk" in told
+    assert " MiB meanwhile" in told
+    assert main([str(source), *how, "-o", str(capped)]) == 0
+    assert short
+    assert (raw(plain, "gbrp") == raw(capped, "gbrp")).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mkv", "capped.mkv", "plain.mkv"]
 
 
 @pytest.mark.parametrize(

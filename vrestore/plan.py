@@ -22,7 +22,7 @@ from vrestore.engine.restorer import Restorer
 from vrestore.models.temporal import RecurrentNetwork
 from vrestore.options import RestoreOptions
 from vrestore.report import Report, of, plain
-from vrestore.restore import load_restorer, restore
+from vrestore.restore import load_restorer, restore, scratch_for
 from vrestore.video.frame import VideoInfo
 from vrestore.video.pictures import list_pictures
 
@@ -35,7 +35,8 @@ class Plan:
     """What is expected; ``frames`` None where the film does not say, and then no totals either.
 
     ``memory_bytes``: of this program, its libraries included, not of the encoder beside it.
-    ``spool_bytes``: of frames that are read again, beside the output while it is made.
+    ``spool_bytes``: beside the output while it is made, of frames that are read again and, where
+    ``states_on_disk``, of states that wait to be rendered.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class Plan:
     chunk: int | None
     lookahead: int
     tile: int | None
+    states_on_disk: bool
     memory_bytes: int
     seconds_per_frame: float
     seconds: float | None
@@ -66,6 +68,7 @@ class Plan:
         ways = [chunks if (self.chunk, self.lookahead) != (1, 0) else "frame by frame"]
         ways += [f"{self.lookahead} ahead"] if self.lookahead else []
         ways += [f"tiles of {self.tile}"] if self.tile else []
+        ways += ["states on disk"] if self.states_on_disk else []
         text = [
             f"{self.source} -> {self.target}: {frames}, {w}x{h} -> {wide}x{high}",
             f"  {self.device} in {self.precision}, {', '.join(ways)}",
@@ -102,6 +105,7 @@ def plan(
     width, height = round(info.width * scale), round(info.height * scale)
     if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
         open_writer(info, target, width, height, replace(options, overwrite=True)).abort()
+    restorer.scratch = scratch_for(target)
     lengths = restorer.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
         lengths = Lengths(1, 0, lengths.tile)
@@ -133,6 +137,7 @@ def plan(
         seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = frames * (spooled_bytes(restorer, info) if again else 0)
+        spool += restorer.on_disk(info.height, info.width)
     return Plan(
         source=source,
         target=target,
@@ -144,6 +149,7 @@ def plan(
         chunk=lengths.chunk,
         lookahead=lengths.lookahead,
         tile=lengths.tile,
+        states_on_disk=lengths.on_disk,
         memory_bytes=memory,
         seconds_per_frame=round(each, 4),
         seconds=None if seconds is None else round(seconds, 1),

@@ -78,7 +78,7 @@ def restore(
 
         one_tint = OneTint(info.pixel_format, info.colour)
 
-        restorer.scratch = target.parent if target.parent.is_dir() else None
+        restorer.scratch = scratch_for(target)
 
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
             return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
@@ -162,7 +162,7 @@ def pictures_of(
 ) -> Iterator[Iterable[Tensor]]:
     """A shot's pictures one by one; ``to_rgb`` given, to be read again: from its frames as stored.
 
-    Those are kept where the output grows: there is room, and /tmp is often memory.
+    Those are kept in ``folder``; None: where the system keeps temporary files.
     """
     if to_rgb is None:
         yield (rgb for _, rgb in shot)
@@ -171,6 +171,11 @@ def pictures_of(
         for frame, _ in shot:
             spool.append([torch.from_numpy(plane) for plane in frame.planes])
         yield Again(spool, to_rgb)
+
+
+def scratch_for(target: Path) -> Path | None:
+    """Where temporary files go: beside the output. There is room, and /tmp is often memory."""
+    return target.parent if target.parent.is_dir() else None
 
 
 def picture_of(item: tuple[Frame, Tensor]) -> Tensor:

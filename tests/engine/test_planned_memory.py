@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_s
 
 from vrestore.engine import memory
 from vrestore.engine.costs import costs, measured
-from vrestore.engine.lengths import TILES_SAVE, Lengths, fitting, need
+from vrestore.engine.lengths import TILES_SAVE, Lengths, fitting, kept_on_disk, need
 from vrestore.engine.memory import at_hand, resident
 from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
@@ -125,6 +126,35 @@ def test_shorter_chunks_come_before_less_look_ahead_and_that_before_tiles():
     for x in order:
         assert x.tile is None or x.chunk == 4
         assert x.lookahead == 16 or x.chunk == 4
+
+
+def test_states_wait_on_disk_before_chunks_are_shorter_where_there_is_room():
+    net, asked = load_model("basicvsr"), Lengths(32, 16)
+    there = replace(asked, on_disk=True)
+    states = kept_on_disk(net, 540, 960, there)
+    assert states == 32 * costs(net, 540, 960).passes[0].state
+    assert kept_on_disk(net, 540, 960, asked) == 0
+    sizes = [need(net, 540, 960, lengths) for lengths in (asked, there)]
+    assert sizes[0] - sizes[1] == states * 31 // 32  # one of them is read
+    for disk, found in ((states, there), (states - 1, Lengths(4, 16))):
+        assert fitting(net, 540, 960, asked, sizes[1], disk=disk).on_disk == found.on_disk
+    assert fitting(net, 540, 960, asked, sizes[1], disk=states) == there
+    assert fitting(net, 540, 960, asked, sizes[0], disk=states) == asked
+    less = fitting(net, 540, 960, asked, sizes[1] - 1, disk=states)
+    assert (less.chunk, less.on_disk) == (16, True)
+
+
+def test_a_restorer_uses_the_disk_beside_the_output_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("vrestore.engine.restorer.room_in", lambda folder: 1 << 40 if folder else 0)
+    net = load_model("basicvsr")
+    restorers = [Restorer(net, precision="fp32", device="cpu", memory=GIB) for _ in range(2)]
+    budget = restorers[0].need(270, 480, Lengths(32, 16, on_disk=True))
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda cap, device: budget)
+    restorers[1].scratch = tmp_path
+    assert restorers[0].lengths(270, 480).chunk < 32
+    assert restorers[0].on_disk(270, 480) == 0
+    assert restorers[1].lengths(270, 480) == Lengths(32, 16, on_disk=True)
+    assert restorers[1].on_disk(270, 480) == 32 * costs(net, 270, 480).passes[0].state
 
 
 def test_a_cap_is_of_the_whole_program(monkeypatch):

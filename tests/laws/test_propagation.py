@@ -1,6 +1,7 @@
 """Law 3: the whole shot is ``net(clip)``; chunks approach it as they look further ahead."""
 
 import itertools
+import tempfile
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +24,7 @@ from networks import (
 )
 
 from vrestore import Restorer
-from vrestore.engine import exact, propagation
+from vrestore.engine import exact, kept
 from vrestore.engine import restorer as restoring
 from vrestore.engine.costs import _Alive
 from vrestore.engine.exact import Again
@@ -72,6 +73,22 @@ def test_exact_equals_the_whole_shot_bit_for_bit(make, source):
         assert torch.equal(out, whole), chunk
 
 
+@pytest.mark.parametrize("make", EVERY)
+@pytest.mark.parametrize("ways", [{}, {"propagation": "exact"}, {"tile": 96}])
+def test_states_on_disk_change_no_bit(make, ways, tmp_path, monkeypatch):
+    net, clip = make(), moving_clip(9, 40, 112)
+    restorers = [Restorer(net, precision="fp32", device="cpu", chunk=4, **ways) for _ in range(2)]
+    restorers[1].scratch = tmp_path
+    written = []
+    file = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: written.append(how) or file(**how))
+    restorers[1]._chosen[40, 112] = replace(restorers[1].lengths(40, 112), on_disk=True)
+    outs = [torch.stack(list(restorer.stream(clip))) for restorer in restorers]
+    assert torch.equal(*outs)
+    kept_passes = [p for p in net.passes if p is not net.passes[-1] or p.step < 0]
+    assert sum(how["dir"] == tmp_path for how in written) >= 9 * len(kept_passes)
+
+
 @settings(max_examples=25, deadline=None)
 @given(frames=st.integers(1, 14), chunk=st.integers(1, 6), backward_last=st.booleans())
 def test_exact_is_exact_for_every_chunking_and_order_of_passes(frames, chunk, backward_last):
@@ -104,7 +121,7 @@ def test_exact_runs_n_passes_n_plus_one_halves_times_and_holds_one_chunk():
 @pytest.fixture
 def as_they_come(monkeypatch):
     """States are kept themselves, as on a GPU, so that what holds them can be counted."""
-    for module in (exact, propagation):
+    for module in (exact, kept):
         monkeypatch.setattr(module, "apart", lambda state: state)
 
 

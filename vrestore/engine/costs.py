@@ -57,16 +57,21 @@ class Costs:
     last: int
     passes: tuple[PassCosts, ...] = ()
 
-    def bytes(self, chunk: int, lookahead: int, waste: float = 1.0) -> int:
+    def bytes(self, chunk: int, lookahead: int, waste: float = 1.0, on_disk: bool = False) -> int:
         """The most that is alive at once, with ``chunk`` frames rendered at a time.
 
         States that are kept come when all frames have entered. ``waste``: of the heap, as a factor;
-        these states lie outside it (``memory.apart``).
+        these states lie outside it (``kept.apart``), and ``on_disk`` none but those of the frame
+        that is rendered.
         """
-        frames = chunk + lookahead
-        kept = sum(p.state * (frames if p.read_ahead else chunk) for p in self.passes if p.kept)
-        held = frames * self.moment + self.carried + self.out
+        held = (chunk + lookahead) * self.moment + self.carried + self.out
+        kept = self.kept(1, 0) if on_disk else self.kept(chunk, lookahead)
         return max(round(waste * (held + self.entering)), kept + round(waste * (held + self.most)))
+
+    def kept(self, chunk: int, lookahead: int) -> int:
+        """Of the states that wait to be rendered."""
+        frames = chunk + lookahead
+        return sum(p.state * (frames if p.read_ahead else chunk) for p in self.passes if p.kept)
 
     def edges(self, count: int) -> int:
         """Of ``exact``: the states at so many chunk edges, of every pass that is run again."""

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from vrestore.engine.memory import apart
+from vrestore.engine.kept import Keep, Kept, apart, as_it_is, brought, in_memory
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.propagation import Moment, Trail
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen, neighbours
@@ -64,11 +64,12 @@ class _Chunk:
 
 
 def propagate_exactly(
-    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], chunk: int
+    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], chunk: int, keep: Keep = in_memory
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
-    Equal to ``net`` on the whole shot bit for bit, in the same precision.
+    Equal to ``net`` on the whole shot bit for bit, in the same precision. ``keep``: where the
+    states of a chunk wait to be read.
     """
     if not len(shot):
         return
@@ -79,11 +80,11 @@ def propagate_exactly(
     def encoded(start: int) -> _Chunk:
         return _encoded(run, net, shot, range(start, min(start + chunk, len(shot))), found)
 
-    def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Tensor]]:
-        features: list[dict[str, Tensor]] = [{} for _ in part.moments]
+    def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Kept]]:
+        features: list[dict[str, Kept]] = [{} for _ in part.moments]
         for pass_ in passes:
             trail = edges[pass_.name][start].copy()
-            for _ in _steps(run, pass_, part, trail, features, keep=True):
+            for _ in _steps(run, pass_, part, trail, features, keep):
                 pass
         return features
 
@@ -96,9 +97,9 @@ def propagate_exactly(
                 edges[pass_.name][start] = _kept(trail, pass_)
             part = encoded(start)
             features = features_of(part, start, earlier)
-            for i in _steps(run, pass_, part, trail, features, keep=False):
+            for i in _steps(run, pass_, part, trail, features):
                 if renders:
-                    yield run.render(part.moments[i].x, features[i])
+                    yield run.render(part.moments[i].x, brought(features[i]))
                 features[i] = {}
             del part, features  # before the next are made
     if net.passes[-1].step < 0:
@@ -106,7 +107,7 @@ def propagate_exactly(
             part = encoded(start)
             features = features_of(part, start, net.passes)
             for moment, feature in zip(part.moments, features, strict=True):
-                yield run.render(moment.x, feature)
+                yield run.render(moment.x, brought(feature))
             del part, features
 
 
@@ -115,8 +116,8 @@ def _steps(
     pass_: Pass,
     part: _Chunk,
     trail: Trail,
-    features: list[dict[str, Tensor]],
-    keep: bool,
+    features: list[dict[str, Kept]],
+    keep: Keep = as_it_is,
 ) -> Iterator[int]:
     """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to.
 
@@ -130,8 +131,8 @@ def _steps(
         else:
             pair = moments[i + 1].pair if i + 1 < len(moments) else part.beyond
             flow = pair[0] if pair else None
-        read = [features[i][name] for name in pass_.reads]
-        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, read, keep)
+        seen = [features[i][name]() for name in pass_.reads]
+        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, seen, keep)
         yield i
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vrestore.engine.costs import costs
+from vrestore.engine.kept import Keep, in_memory
 from vrestore.models.temporal import Network, RecurrentNetwork
 
 WASTE, FIXED_BYTES = 1.35, 25 << 20  # of the heap, and of the libraries' own buffers
@@ -20,11 +21,15 @@ ON_THE_ROAD = 4  # output frames as float RGB: one that is converted, eight that
 
 @dataclass(frozen=True)
 class Lengths:
-    """How a shot is parted: frames of a chunk (None: whole), frames ahead, side of a tile."""
+    """How a shot is parted: frames of a chunk (None: whole), frames ahead, side of a tile.
+
+    ``on_disk``: states that wait to be rendered do so in a file.
+    """
 
     chunk: int | None
     lookahead: int
     tile: int | None = None
+    on_disk: bool = False
 
     @property
     def reach(self) -> int | None:
@@ -36,11 +41,12 @@ class Lengths:
 class Parting:
     """How one shot is parted now: all of its tiles alike, shorter once memory ran out in one.
 
-    ``on_less`` is told.
+    ``on_less`` is told. ``keep``: where states wait to be rendered.
     """
 
     lengths: Lengths
     on_less: Callable[[Lengths], object] = lambda less: None
+    keep: Keep = in_memory
 
     def shorten(self) -> None:
         """To the next ``shorter`` lengths; the least ones stay."""
@@ -74,12 +80,21 @@ def need(
     if not isinstance(net, RecurrentNetwork):
         chunk, lookahead = 1, 0
     if lengths.tile is None or lengths.tile >= max(height, width):
-        return road + whole.bytes(chunk, lookahead, WASTE)
+        return road + whole.bytes(chunk, lookahead, WASTE, lengths.on_disk)
     sides = min(lengths.tile, height), min(lengths.tile, width)
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
     held = tiles * ((chunk + lookahead) * tile.moment + tile.carried) + chunk * whole.out
-    return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE)
+    return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE, lengths.on_disk)
+
+
+def kept_on_disk(
+    net: Network, height: int, width: int, lengths: Lengths, dtype: torch.dtype = torch.float32
+) -> int:
+    """Bytes of the states that wait in files, at most at once."""
+    if not lengths.on_disk or lengths.chunk is None:
+        return 0
+    return costs(net, height, width, dtype).kept(lengths.chunk, lengths.lookahead)
 
 
 def fitting(
@@ -91,10 +106,12 @@ def fitting(
     *,
     dtype: torch.dtype = torch.float32,
     tiles: bool = True,
+    disk: int = 0,
 ) -> Lengths:
     """The lengths nearest to those asked for that fit ``budget`` bytes; else those that take least.
 
-    Shorter chunks cost time, less look-ahead and tiles cost quality: in this order. Tiles are for
+    States on disk, of which there are ``disk`` bytes, cost little time, shorter chunks cost more,
+    less look-ahead and tiles cost quality: in this order. Tiles are for
     pictures of twice their size and more; of others they would hold as much. Without ``tiles``,
     chunks alone are shorter. Where nothing fits, tiles must be worth what they cost.
     """
@@ -102,6 +119,9 @@ def fitting(
         return asked
     tries = [asked]
     if isinstance(net, RecurrentNetwork) and asked.chunk is not None:
+        there = replace(asked, on_disk=True)
+        if kept_on_disk(net, height, width, there, dtype) <= disk:
+            tries.append(there)
         while (less := shorter(tries[-1])) is not None:
             tries.append(less)
     least = tries[-1]
@@ -118,7 +138,7 @@ def shorter(lengths: Lengths) -> Lengths | None:
     """What to try next, None: no less would do before tiles."""
     chunk, lookahead = lengths.chunk, lengths.lookahead
     if chunk is not None and chunk > LEAST_FRAMES:
-        return Lengths(max(chunk // 2, LEAST_FRAMES), lookahead, lengths.tile)
+        return replace(lengths, chunk=max(chunk // 2, LEAST_FRAMES))
     if chunk is not None and lookahead > LEAST_FRAMES:
-        return Lengths(chunk, max(lookahead // 2, LEAST_FRAMES), lengths.tile)
+        return replace(lengths, lookahead=max(lookahead // 2, LEAST_FRAMES))
     return None

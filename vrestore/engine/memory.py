@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 if sys.platform != "win32":
     import resource
@@ -43,25 +41,6 @@ def give_back_freed_memory(device: torch.device) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None and device.type == "cpu":
         trim(0)
-
-
-def apart(x: Tensor) -> Tensor:
-    """The same values in pages of their own; what is not on a CPU, or not on Linux, as it is.
-
-    For what is kept while layers come and go. Amid these, in the heap, states lie where the next
-    layer finds no room between two of them: of 1343 MiB that a chunk of 32 frames of 320x180 took,
-    931 lay free in pieces. MemoryError: there are no more pages.
-    """
-    if x.device.type != "cpu" or sys.platform != "linux" or not x.numel():
-        return x
-    try:
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        pages = mmap.mmap(-1, x.numel() * x.element_size(), flags=private)
-    except OSError as error:
-        raise MemoryError(error.strerror) from error
-    layout = torch.empty_like(x, device="meta").stride()
-    # The tensor holds the pages, and they go with it.
-    return torch.frombuffer(pages, dtype=x.dtype).as_strided(x.shape, layout).copy_(x)
 
 
 def at_hand(cap: int | None, device: torch.device) -> int:

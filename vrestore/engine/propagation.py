@@ -21,8 +21,9 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from vrestore.engine.kept import Keep, Kept, as_it_is, brought
 from vrestore.engine.lengths import Parting, shorter
-from vrestore.engine.memory import apart, give_back_freed_memory
+from vrestore.engine.memory import give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
 from vrestore.engine.tiling import Tiles
 from vrestore.engine.windows import windows
@@ -55,18 +56,17 @@ class Trail:
         x: Features,
         flow: Tensor | None,
         read: list[Tensor],
-        keep: bool,
-    ) -> Tensor:
+        keep: Keep = as_it_is,
+    ) -> Kept:
         """One step; ``flow`` leads from this frame to the one of the nearest state.
 
-        ``keep``: the state will be held for longer than the next steps take.
+        ``keep``: where the new state is, for the steps that follow as well.
         """
         if self.states and flow is not None:
             self.flows = [flow, *self.flows][: pass_.order]
-        state = run.advance(pass_, x, self.states, self.flows, read)
-        state = apart(state) if keep else state
-        self.states = [state, *self.states][: pass_.order]
-        return state
+        kept = keep(run.advance(pass_, x, self.states, self.flows, read))
+        self.states = [kept(), *self.states][: pass_.order]
+        return kept
 
 
 def propagate(
@@ -116,7 +116,9 @@ def propagate(
             give_back_freed_memory(run.device)
             moved_on: dict[str, Trail] = {}
             count = min(lengths.chunk or len(window), len(window))
-            restored = _rendered(run, net, window[:reach], count, carried, moved_on, rendered)
+            restored = _rendered(
+                run, net, window[:reach], count, carried, moved_on, rendered, parting.keep
+            )
             for out in restored:
                 rendered += 1
                 yield out
@@ -178,13 +180,14 @@ def _rendered(
     carried: dict[str, Trail],
     moved_on: dict[str, Trail],
     already: int,
+    keep: Keep,
 ) -> Iterator[Tensor]:
     """The window's first ``count`` frames restored, but for those that ``already`` were.
 
     ``carried`` holds the forward passes' memory before the window; ``moved_on`` is filled with
-    theirs after ``count`` frames.
+    theirs after ``count`` frames. ``keep``: where states wait to be rendered.
     """
-    features: list[dict[str, Tensor]] = [{} for _ in window]
+    features: list[dict[str, Kept]] = [{} for _ in window]
     passes = net.passes
     # A frame is rendered as soon as a last forward pass has reached it: less is held.
     renders = passes[-1] if passes[-1].step > 0 else None
@@ -196,9 +199,11 @@ def _rendered(
         else:
             trail, order = carried[pass_.name].copy(), iter(range(reach))
         for i in order:
-            state = _step(run, pass_, window, i, trail, features[i], keep=i < reach)
+            how = keep if i < reach else as_it_is
+            kept = _step(run, pass_, window, i, trail, features[i], how)
             if i < reach:
-                features[i][pass_.name] = state
+                features[i][pass_.name] = kept
+            del kept
             if pass_.step > 0 and i == count - 1:
                 moved_on[pass_.name] = trail.copy()
     if renders is not None:
@@ -206,11 +211,9 @@ def _rendered(
     give_back_freed_memory(run.device)
     for i in range(count):
         if renders is not None:
-            state = _step(run, renders, window, i, trail, features[i], keep=False)
-            features[i][renders.name] = state
-            del state
+            features[i][renders.name] = _step(run, renders, window, i, trail, features[i])
         if i >= already:
-            yield run.render(window[i].x, features[i])
+            yield run.render(window[i].x, brought(features[i]))
         features[i] = {}
     if renders is not None:
         moved_on[renders.name] = trail
@@ -222,9 +225,9 @@ def _step(
     window: list[Moment],
     i: int,
     trail: Trail,
-    features: dict[str, Tensor],
-    keep: bool,
-) -> Tensor:
+    features: dict[str, Kept],
+    keep: Keep = as_it_is,
+) -> Kept:
     """One pass goes one frame further, to frame ``i``."""
     if pass_.step > 0:
         pair = window[i].pair
@@ -232,5 +235,5 @@ def _step(
     else:
         pair = window[i + 1].pair if i + 1 < len(window) else None
         flow = pair[0] if pair else None
-    read = [features[name] for name in pass_.reads]
-    return trail.advance(run, pass_, window[i].x, flow, read, keep)
+    seen = [features[name]() for name in pass_.reads]
+    return trail.advance(run, pass_, window[i].x, flow, seen, keep)

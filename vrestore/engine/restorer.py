@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.lengths import TILE_SIDES, Lengths, Parting, fitting, need, shorter
+from vrestore.engine.kept import Keep, in_files_of, in_memory, room_in
+from vrestore.engine.lengths import (
+    TILE_SIDES,
+    Lengths,
+    Parting,
+    fitting,
+    kept_on_disk,
+    need,
+    shorter,
+)
 from vrestore.engine.memory import at_hand, keep_freed_memory, resident
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate, surveyed
@@ -88,7 +97,8 @@ class Restorer:
         self.memory = memory
         self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self._tiles else 0, tile)
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
-        self.scratch: Path | None = None  # for frames that are read again; None: the system's
+        # For frames that are read again, None: the system's; and for states where memory is short.
+        self.scratch: Path | None = None
         self.told: list[str] = []  # what could not be done as it was asked for, in order
         self._fits = chunk is None and propagation != "whole"
         self._first = None
@@ -141,6 +151,7 @@ class Restorer:
         if head:
             height, width = self._batch(head[0]).shape[2:]
             first._chosen.setdefault((height, width), self.lengths(height, width))
+            first.scratch = self.scratch
         return first.stream(frames)
 
     def lengths(self, height: int, width: int) -> Lengths:
@@ -161,6 +172,7 @@ class Restorer:
                     budget,
                     dtype=self._run.dtype,
                     tiles=self._tiles,
+                    disk=room_in(self.scratch) if self.device.type == "cpu" else 0,
                 )
                 self._tell_of_the_cap(size, chosen)
             self._chosen[size] = chosen
@@ -170,6 +182,18 @@ class Restorer:
         """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
         again = self.reads_again
         return need(self.network, height, width, lengths, shot, dtype=self._run.dtype, exact=again)
+
+    def on_disk(self, height: int, width: int) -> int:
+        """Bytes that states of such frames take beside the output while they wait; mostly none."""
+        return kept_on_disk(
+            self.network, height, width, self.lengths(height, width), self._run.dtype
+        )
+
+    def _keep(self, lengths: Lengths) -> Keep:
+        """Where states wait."""
+        if lengths.on_disk and self.scratch is not None:
+            return in_files_of(self.scratch)
+        return in_memory
 
     def _restored(
         self, frames: Iterable[Tensor], size: tuple[int, int], at_end: ExitStack
@@ -185,7 +209,7 @@ class Restorer:
                     spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
             again = Again(frames, partial(self._batch, size=size))
-            return propagate_exactly(run, net, again, lengths.chunk)
+            return propagate_exactly(run, net, again, lengths.chunk, self._keep(lengths))
         if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
             batches = (self._batch(frame, size) for frame in frames)
             return propagate(run, net, batches, Parting(Lengths(None, 0)))
@@ -256,7 +280,7 @@ class Restorer:
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
             found.append(seen)
-        parting = Parting(lengths, partial(self._go_on, size))
+        parting = Parting(lengths, partial(self._go_on, size), self._keep(lengths))
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
