@@ -23,6 +23,8 @@ from vrestore.evaluate.sets import check_sizes, find_clips
 from vrestore.evaluate.table import mean
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import WindowNetwork
+from vrestore.train.footage import read_frames
+from vrestore.video.picture_codec import png
 
 CUSTOM = find("custom")
 
@@ -295,3 +297,17 @@ def test_what_an_input_cannot_show_of_its_truth_is_left_out(tmp_path):
     given = scored(CUSTOM, lq, gt)
     assert given.mean == made.mean
     check_sizes(find_clips(CUSTOM, lq, gt), 4)
+
+
+@pytest.mark.parametrize(("how", "make"), [("bi", bi), ("bd", bd)])
+def test_inputs_that_are_made_have_the_codes_of_float64(tmp_path, how, make):
+    """Of half a million samples float32 has some five another way."""
+    folder = tmp_path / "gt" / "clip"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 1200, 1200), dtype=np.uint8)
+    for number, picture in enumerate(noise):
+        (folder / f"{number:08d}.png").write_bytes(png(picture))
+    write_reduced(find_clips(CUSTOM, None, tmp_path / "gt"), tmp_path / "lq", how, 4)
+    made = [read_frames(path)[0] for path in sorted((tmp_path / "lq" / "clip").iterdir())]
+    exact = make(torch.from_numpy(noise).double() / 255, 4) * 255
+    assert torch.equal(torch.stack(made), (exact + 0.5).floor().clamp(0, 255).to(torch.uint8))

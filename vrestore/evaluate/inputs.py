@@ -23,14 +23,16 @@ APART_DB = 3.0  # on pictures without edges all reductions are one
 
 
 def reduced(truth: Footage, how: Degradation, scale: int) -> Iterator[Tensor]:
-    """The truth at 1/scale, ``(3, h, w)`` in 0..1, to be rounded to 8 bit by whoever keeps it.
+    """The truth at 1/scale, ``(3, h, w)`` in 0..1, its 8-bit codes those of MATLAB.
 
+    That is, of sums in float64, halves rounded up: in float32 one of a hundred thousand is another.
     What does not divide by ``scale`` is cut right and bottom. UsageError where nothing is reduced.
     """
     if scale == 1:
         raise UsageError("--make-lq makes smaller pictures, but the model does not enlarge")
     for _, rgb in frames_of(truth):
-        yield MADE[how](code_values(rgb).float() / 255, scale)
+        small = MADE[how](code_values(rgb).double() / 255, scale)
+        yield (small * 255 + 0.5).floor().clamp(0, 255) / 255
 
 
 def write_reduced(clips: Sequence[Clip], folder: Path, how: Degradation, scale: int) -> None:

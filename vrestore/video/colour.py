@@ -111,13 +111,15 @@ class ColourConverter:
     def from_rgb(self, rgb: Tensor) -> tuple[Tensor, ...]:
         """R'G'B' to the nearest code values.
 
-        ``rgb``: float ``(3, H, W)``, nominal range 0..1; what lies outside is kept as far as the
-        format has codes for it (0..peak). Returns uint8 planes up to 8 bits, else uint16.
-        Raises ValueError for a picture of another size.
+        ``rgb``: float ``(3, H, W)``, nominal range 0..1, float64 where 16 bits of a picture are to
+        be exact; what lies outside is kept as far as the format has codes for it (0..peak).
+        Returns uint8 planes up to 8 bits, else uint16. Raises ValueError for a picture of another
+        size.
         """
         if tuple(rgb.shape) != (3, *self.size):
             raise ValueError(f"picture {tuple(rgb.shape)}, expected {(3, *self.size)}")
-        red, green, blue = rgb.to(self.device, torch.float32)
+        exact = rgb.dtype == torch.float64 and self.pixel_format.family != "yuv"
+        red, green, blue = rgb.to(self.device, torch.float64 if exact else torch.float32)
         if self.pixel_format.family == "rgb":
             return tuple(self._luma_plane(channel) for channel in (red, green, blue))
         kr, kb = self._luma_weights
