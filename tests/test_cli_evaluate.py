@@ -12,6 +12,7 @@ from benchmark_sets import moving, write_clip, write_set
 from films import raw
 
 from vrestore.cli import main
+from vrestore.errors import OutputError
 
 REDS4 = dict.fromkeys(("000", "011", "015", "020"), 100)
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -131,10 +132,44 @@ def test_plots_are_drawn_and_runs_of_other_sets_are_not_put_beside_each_other(he
         assert len(set(raw(here / name, "gray").tolist())) > 20
     capsys.readouterr()
     assert main([*words, "bd", "--plot-cost", "d.png", "--beside", "bi.json"]) == 2
-    assert "not of one set, input and crop" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "runs of one set, input and crop can be drawn together; bicubic was of protocol" in said
     (here / "other.json").write_text("[]")
     assert main([*words, "bi", "--plot-cost", "d.png", "--beside", "other.json"]) == 3
     assert "other.json: is no run's JSON" in capsys.readouterr().err
+
+
+def test_what_cannot_be_drawn_or_packed_is_told_before_anything_runs(here, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    words = ["evaluate", "--protocol", "custom", "-n", "bicubic", "--lq", "lq"]
+    assert main([*words, "--gt", "gt", "--out", "run.json", "--quiet"]) == 0
+    run = json.loads((here / "run.json").read_text())
+    del run["channel"]
+    (here / "old.json").write_text(json.dumps(run))
+    monkeypatch.setattr("vrestore.evaluate.request.load_restorer", None)
+    pack = ["--submit", "s.zip", "--submit-frames"]
+    for more, message in [
+        (["--gt", "gt", "--plot", "p.foo"], "p.foo: plots are drawn into"),
+        (["--also", "warping", "--plot", "p.png"], "p.png: PSNR is drawn, which needs a truth"),
+        (["--gt", "gt", "--plot-cost", "c.png", "--beside", "old.json"], "old.json: is no run's"),
+        (["--gt", "gt", *pack, "200:10"], "begin with 200, and the longest clip has 4 frames"),
+        (["--gt", "gt", *pack, "1:2", "--submit-names", "{frame:08d}.png"], "clips a and b would"),
+    ]:
+        assert main([*words, *more]) in (2, 3), more
+        assert message in capsys.readouterr().err
+    assert sorted(p.name for p in here.iterdir()) == ["gt", "lq", "old.json", "run.json"]
+
+
+def test_scores_are_written_though_a_pack_or_a_plot_cannot_be(here, capsys, monkeypatch):
+    def full(*_):
+        raise OutputError("s.zip: cannot be written: No space left on device")
+
+    monkeypatch.setattr("vrestore.evaluate.submission.Pack.close", full)
+    words = ["--protocol", "custom", "-n", "bicubic", "--lq", "lq", "--gt", "gt"]
+    assert main(["evaluate", *words, "--submit", "s.zip", "--out", "run.json"]) == 6
+    assert "No space left" in capsys.readouterr().err
+    assert len(json.loads((here / "run.json").read_text())["clips"]) == 2
+    assert sorted(p.name for p in here.iterdir()) == ["gt", "lq", "run.json"]
 
 
 def test_plots_without_matplotlib_name_the_package(here, capsys, monkeypatch):

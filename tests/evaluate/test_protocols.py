@@ -26,6 +26,7 @@ def test_the_frames_that_count_are_those_of_the_papers():
     assert frames_of("ntire21-vsr") == frames_of("ntire-deblur") == 300
     assert find("ntire21-vsr").judged_of(100) == [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]
     assert find("vimeo90k-t").judged_of(7) == [3]
+    assert [p.name for p in PROTOCOLS if p.mirrored] == ["vimeo90k-t", "ntire21-vsr"]
     assert find("udm10").judged_of(4) == [0, 1, 2, 3]
 
 

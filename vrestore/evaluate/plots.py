@@ -13,6 +13,9 @@ from vrestore.errors import InputError, OutputError, UsageError
 if TYPE_CHECKING:
     from vrestore.evaluate.table import Evaluation
 
+KIND = ("protocol", "channel", "crop", "input")  # runs that are alike in these can be compared
+NEEDED = {*KIND, "model", "how", "mean", "seconds_per_frame", "parameters"}
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -55,9 +58,13 @@ def plot_costs(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     UsageError without matplotlib, and for runs of different sets, inputs or crops: their figures
     have nothing to do with each other.
     """
-    kinds = {(run["protocol"], run["channel"], run["crop"], run["input"]) for run in runs}
+    kinds = {tuple(run[key] for key in KIND): run["model"] for run in runs}
     if len(kinds) != 1:
-        raise UsageError(f"{file}: these runs were not of one set, input and crop: {kinds}")
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise UsageError(
+            f"{file}: runs of one set, input and crop can be drawn together; {first} was of "
+            f"{_said(one)}, {second} of {_said(other)}"
+        )
     ((protocol, channel, *_),) = kinds
     costs = [_cost(run, channel, file) for run in runs]
     pyplot = plotter()
@@ -85,9 +92,17 @@ def read_run(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{file}: is no run's JSON: {error}") from error
-    if not isinstance(run, dict) or not {"protocol", "mean", "seconds_per_frame"} <= set(run):
+    if not isinstance(run, dict) or not set(run) >= NEEDED or not isinstance(run["mean"], dict):
         raise InputError(f"{file}: is no run's JSON; vrestore evaluate --out FILE.json makes one")
     return run
+
+
+def check_plot(file: Path) -> None:
+    """UsageError without matplotlib, and where it draws no files of that kind."""
+    kinds = plotter().figure().canvas.get_supported_filetypes()
+    plotter().close()
+    if file.suffix.lower().removeprefix(".") not in kinds:
+        raise UsageError(f"{file}: plots are drawn into {', '.join(sorted(kinds))}; name a .png")
 
 
 def plotter() -> Any:
@@ -107,6 +122,10 @@ def _cost(run: Mapping[str, Any], channel: str, file: Path) -> Cost:
     if psnr is None:
         raise UsageError(f"{file}: the run of {run['model']} has no PSNR to draw")
     return Cost(run["model"], run["how"][0], psnr, run["seconds_per_frame"], run["parameters"])
+
+
+def _said(kind: tuple[Any, ...]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in zip(KIND, kind, strict=True))
 
 
 def _column(channel: str) -> str:

@@ -134,6 +134,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         first=0,
         judged=NINES,
         border="reflection_circle",
+        mirrored=True,
         degradation="bi",
     ),
     Protocol(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from vrestore.errors import OutputError, UsageError
 from vrestore.evaluate import also
 from vrestore.evaluate.figures import known_as
 from vrestore.evaluate.inputs import write_reduced
-from vrestore.evaluate.plots import plot_costs, plot_frames, plotter, read_run
+from vrestore.evaluate.plots import check_plot, plot_costs, plot_frames, read_run
 from vrestore.evaluate.protocols import Protocol, find
 from vrestore.evaluate.run import Scoring, evaluate
 from vrestore.evaluate.sets import Clip, check_sizes, find_clips
@@ -68,12 +69,17 @@ def look_over(request: Request) -> tuple[Clip, ...]:
             raise OutputError(f"{file}: nothing can be written into {file.parent}; name another")
     if request.out and request.out.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"{request.out}: values per frame go into a .csv or a .json")
-    if request.plot or request.plot_cost:
-        plotter()
+    for file in (request.plot, request.plot_cost):
+        if file:
+            check_plot(file)
+        if file and not request.truth:
+            raise UsageError(f"{file}: PSNR is drawn, which needs a truth; give --gt DIR")
     for file in request.beside:
         read_run(file)
     lq = None if request.scoring.make_lq else request.lq
     clips = find_clips(protocol, lq, request.truth, request.clips)
+    if request.submit:
+        request.form.check(clips)
     also.check(request.scoring.also, protocol, clips)
     also.load(request.scoring.also, torch.device("cpu"), offline=request.offline)
     return clips
@@ -97,16 +103,19 @@ def fulfil(
     elif request.lq:
         write_reduced(clips, request.lq, scoring.make_lq, restorer.scale)
         clips = find_clips(protocol, request.lq, request.truth, request.clips)
-    if request.submit is None:
-        found = evaluate(clips, protocol, restorer, scoring, model=model, progress=progress)
-    else:
-        with Pack(request.submit, request.form, overwrite=request.overwrite) as pack:
-            found = evaluate(
-                clips, protocol, restorer, scoring, model=model, progress=progress, pack=pack
+    pack = None
+    with ExitStack() as at_end:
+        if request.submit:
+            pack = at_end.enter_context(
+                Pack(request.submit, request.form, overwrite=request.overwrite)
             )
+        found = evaluate(
+            clips, protocol, restorer, scoring, model=model, progress=progress, pack=pack
+        )
+        if request.out:  # what took long is written first
+            write(frames_file(found, request.out), request.out)
+        if pack:
             pack.close(found.seconds_per_frame, restorer.device)
-    if request.out:
-        write(frames_file(found, request.out), request.out)
     if request.plot:
         plot_frames(found, request.plot)
     if request.plot_cost:

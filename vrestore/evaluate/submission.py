@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.evaluate.footage import code_values
+from vrestore.evaluate.sets import Clip
 from vrestore.video.partial import partial_name
 from vrestore.video.picture_codec import png
 
@@ -32,6 +33,28 @@ class PackForm:
     names: str = FLAT
     note: str = ""
     extra_data: bool = False
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Before the run: UsageError where names would come twice, or no frame would come at all.
+
+        Films say only at their end how many frames they have.
+        """
+        seen: dict[str, str] = {}
+        for clip in clips:
+            name = self.name_of(clip.name, clip.first)
+            if name in seen:
+                raise UsageError(
+                    f"--submit-names {self.names}: clips {seen[name]} and {clip.name} would both "
+                    f"have a picture {name}; put {{clip}} into it"
+                )
+            seen[name] = clip.name
+        counts = [side.count for clip in clips for side in (clip.lq or clip.truth,) if side]
+        least = min(self.frames or (0,))
+        if all(count is not None and least >= count for count in counts):
+            raise UsageError(
+                f"--submit-frames: begin with {least}, and the longest clip has "
+                f"{max(count or 0 for count in counts)} frames, from 0 on"
+            )
 
     def name_of(self, clip: str, frame: int) -> str:
         """A picture's name in the zip. Raises UsageError where ``names`` is no such form."""
