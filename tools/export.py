@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from vrestore.errors import InputError, ModelError, UsageError, VrestoreError
+from vrestore.errors import InputError, ModelError, UsageError, VrestoreError, told
 from vrestore.models.checkpoint import load_network, save_network
 from vrestore.train.config import read_config
-from vrestore.train.loop import load_state, load_validation, validate
+from vrestore.train.loop import load_validation, validate
 from vrestore.train.network import build_network
+from vrestore.train.records import load
 
 
 def main() -> None:
@@ -32,15 +33,15 @@ def main() -> None:
         if args.target.exists() and not args.overwrite:
             raise UsageError(f"{args.target}: is there already; --overwrite replaces it")
         export(args.config, args.folder, args.target, half=args.half)
-    except VrestoreError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    except (VrestoreError, OSError) as error:
+        print(f"export.py: {told(error)}", file=sys.stderr)
+        raise SystemExit(told(error).exit_code) from None
 
 
 def export(config_file: Path, folder: Path, target: Path, *, half: bool = False) -> None:
     """The run's averaged weights into ``target``, its figures onto the screen."""
     config = read_config(config_file)
-    state = load_state(folder / "state.pt", torch.device("cpu"))
+    state = load(folder / "state.pt", torch.device("cpu"))
     if state is None:
         raise InputError(f"{folder}: holds no state.pt; train it first")
     net = build_network(config.network)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, required=True, help="folder of state and log; resumed"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; of torchrun each process has its own")
     parser.add_argument("--plot", type=Path, help="draw the folder's log into this PNG, and end")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after this long")
     parser.add_argument(
@@ -40,7 +41,7 @@ def main() -> None:
             plot(args.folder / "log.csv", config, args.plot)
             return
         with Stop(args.minutes * 60 if args.minutes else None) as stop:
-            done = train(config, args.folder, find_device(args.device), stop)
+            done = train(config, args.folder, find_device(args.device or own_device()), stop)
         if stop.asked and not done:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -52,6 +53,11 @@ def main() -> None:
         said = error if isinstance(error, FloatingPointError) else told(error)
         print(f"train.py: {said}", file=sys.stderr)
         raise SystemExit(getattr(said, "exit_code", 1)) from None
+
+
+def own_device() -> str:
+    """The GPU of this process, where there is any."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 from train_material import tiny_config, tiny_material
 
 from vrestore.errors import InputError, UsageError
 from vrestore.models.layers import warp
 from vrestore.train.config import Data
-from vrestore.train.data import Batches, FlowPairs, Material, clip_view, photo_view, shrink
+from vrestore.train.data import (
+    Batches,
+    FlowPairs,
+    Material,
+    batches,
+    clip_view,
+    photo_view,
+    shrink,
+)
+from vrestore.train.footage import pictures_in
 from vrestore.train.real_world import RealWorld, Round, SecondRound
 
 
@@ -91,3 +101,30 @@ def test_a_reduction_leaves_nothing_to_undo_at_scale_1(material, degradation):
     with pytest.raises(UsageError, match=rf"'{degradation}' only makes .* say degradation = .real"):
         Batches(config, material, 1)[0]
     assert Batches(config, material, 4)[0][0].shape == (2, 3, 3, 12, 12)
+
+
+class Broken(Dataset):
+    """Its third item cannot be made."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise InputError("im3.png: is missing")
+        return torch.tensor(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_keeps_a_batch_from_being_made_is_told_in_its_own_words(workers):
+    made = batches(Broken(), 1, workers)
+    assert int(next(made)) == 1
+    with pytest.raises(InputError) as error:
+        next(made)
+    assert str(error.value) == "im3.png: is missing"
+
+
+def test_pictures_follow_each_other_by_their_numbers(tmp_path):
+    for number in (10, 2, 1, 0):
+        (tmp_path / f"{number}.png").touch()
+    assert [path.stem for path in pictures_in(tmp_path)] == ["0", "1", "2", "10"]

@@ -1,14 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from train_material import texture, tiny_config, tiny_material
 
+from vrestore.errors import ModelError
 from vrestore.models.layers import warp
 from vrestore.models.spynet import SPyNet
 from vrestore.train import flow
 from vrestore.train.config import FlowWarmUp
 from vrestore.train.data import FlowPairs, gentle_pair
+from vrestore.train.network import build_network
 from vrestore.train.share import Share
+from vrestore.train.stop import Stop
 
 CPU = torch.device("cpu")
 
@@ -104,3 +109,31 @@ def test_the_loss_is_least_at_the_true_flow():
     wrong, _ = flow.flow_loss([known + 0.5], ref, supp, truth)
     assert right < wrong
     assert errors[0] == 0 < errors[1]
+
+
+def test_a_flow_network_that_goes_astray_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "end_point_error", lambda *_: torch.tensor(math.nan))
+    config = tiny_config()
+    net = build_network(config.network)
+    with pytest.raises(FloatingPointError, match="flow network's loss is no number at its step 0"):
+        flow.warm_up_flow(net.spynet, config, tiny_material(), tmp_path, torch.device("cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lessons_of_a_flow_network_stop_when_asked_and_go_on(tmp_path):
+    config, cpu = tiny_config(), torch.device("cpu")
+    nets = [build_network(config.network) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for folder, net in zip(("whole", "pieces"), nets, strict=True):
+        (tmp_path / folder).mkdir()
+        given = net.spynet, config, tiny_material(), tmp_path / folder, cpu
+        stop = Stop(0.0) if folder == "pieces" else None
+        calls = 1
+        while not flow.warm_up_flow(*given, stop=stop):
+            calls += 1
+    assert calls == config.flow.tied_steps + config.flow.steps
+    for one, other in zip(*(net.spynet.parameters() for net in nets), strict=True):
+        assert torch.equal(one, other)
+    wider = SPyNet(3, 3, (8, 8, 8, 8))
+    with pytest.raises(ModelError, match="another flow network"):
+        flow.warm_up_flow(wider, config, tiny_material(), tmp_path / "whole", cpu)

@@ -5,9 +5,17 @@ import math
 import pytest
 import torch
 from networks import small_basicvsr, small_edvr
-from train_material import SIZES, png, texture, tiny_config, tiny_material, tiny_vgg
+from train_material import (
+    SIZES,
+    adversarial_config,
+    png,
+    texture,
+    tiny_config,
+    tiny_material,
+    tiny_vgg,
+)
 
-from vrestore.errors import ModelError, UsageError
+from vrestore.errors import InputError, ModelError, UsageError
 from vrestore.models.checkpoint import save_network
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import FrameNetwork
@@ -54,8 +62,8 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(
         config, optimiser=dataclasses.replace(config.optimiser, method=method)
     )
     loop.train(config, tmp_path / "whole", cpu, None)
-    for _ in range(config.steps):  # each call is out of time after one step
-        loop.train(config, tmp_path / "pieces", cpu, Stop(0.0))
+    while not loop.train(config, tmp_path / "pieces", cpu, Stop(0.0)):
+        pass  # each call is out of time after one step, of the flow network's own lessons, too
     whole = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
     pieces = torch.load(tmp_path / "pieces" / "state.pt", weights_only=True)
     assert whole["step"] == pieces["step"] == config.steps
@@ -67,8 +75,25 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_never_stopped(
     assert len(losses[0]) == config.steps
 
 
+def test_rows_of_several_steps_are_those_of_a_run_that_was_never_stopped(
+    tmp_path, on_made_pictures
+):
+    """Steps since the last row count in the next one, and a stop adds no row of its own."""
+    config = dataclasses.replace(tiny_config(), log_every=4, save_every=3, validate_every=99)
+    loop.train(config, tmp_path / "whole", CPU, None)
+    while not loop.train(config, tmp_path / "pieces", CPU, Stop(0.0)):
+        pass
+    logs = [
+        [(row["step"], row["loss"], row["norm"]) for row in rows(tmp_path / name)]
+        for name in ("whole", "pieces")
+    ]
+    assert logs[0] == logs[1]
+    assert [step for step, *_ in logs[0]] == ["4", "6"]
+
+
 def test_a_run_killed_before_its_first_state_begins_its_log_anew(tmp_path, on_made_pictures):
-    loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
+    while not (tmp_path / "state.pt").exists():
+        loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
     (tmp_path / "state.pt").unlink()
     loop.train(tiny_config(), tmp_path, CPU, None)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
@@ -83,8 +108,10 @@ def test_training_makes_the_loss_smaller(tmp_path, on_made_pictures):
 def test_the_flow_network_stays_as_it_is_at_first(tmp_path, on_made_pictures):
     config, cpu = tiny_config(), torch.device("cpu")
     states = []
-    for _ in range(config.steps):
+    while len(states) < config.steps:
         loop.train(config, tmp_path, cpu, Stop(0.0))
+        if not (tmp_path / "state.pt").exists():
+            continue  # the flow network's own lessons
         states.append(torch.load(tmp_path / "state.pt", weights_only=True)["net"])
     taught = torch.load(tmp_path / "flow.pt", weights_only=True)["spynet"]
     for step, state in enumerate(states, start=1):
@@ -126,6 +153,30 @@ def test_milestones_lower_the_rate_step_by_step():
     config = dataclasses.replace(tiny_config(100), optimiser=o)
     rates = [loop.rate_at(step, config) for step in range(100)]
     assert rates == [1e-3] * 10 + [5e-4] * 40 + [2.5e-4] * 50
+
+
+def test_a_discriminator_that_goes_astray_stops_the_run_before_it_is_saved(
+    tmp_path, on_made_pictures, monkeypatch
+):
+    config, calls = dataclasses.replace(adversarial_config(), save_every=1), []
+
+    def astray(*given):
+        calls.append(None)
+        return teach(*given) * (math.nan if len(calls) == 2 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "teach", astray)
+        with pytest.raises(FloatingPointError, match="discriminator's loss or gradient is nan"):
+            loop.train(config, tmp_path, CPU, None)
+    assert (tmp_path / "bad_batch_0.pt").exists()
+    assert loop.train(config, tmp_path, CPU, None)
+
+
+def test_a_validation_folder_that_is_missing_or_empty_is_named(tmp_path):
+    for folder in (tmp_path / "gone", tmp_path):
+        config = dataclasses.replace(tiny_config(), data=Data(validation=folder))
+        with pytest.raises(InputError, match=rf"{folder}: .*mend \[data\] validation"):
+            loop.load_validation(config, 4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
@@ -195,8 +246,9 @@ def test_a_run_with_a_discriminator_is_resumed_to_the_same_losses(
     config = with_everything(dropout=0.3, **judges)
     loop.train(config, tmp_path / "whole", CPU, None)
     pieces = tmp_path / "pieces"
-    ends = [loop.train(config, pieces, CPU, Stop(0.0)) for _ in range(config.steps)]
-    assert ends == [False] * (config.steps - 1) + [True]
+    calls = config.flow.tied_steps + config.flow.steps - 1 + config.steps
+    ends = [loop.train(config, pieces, CPU, Stop(0.0)) for _ in range(calls)]
+    assert ends == [False] * (calls - 1) + [True]
     whole, pieces = (
         torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "pieces")
     )
@@ -328,7 +380,7 @@ def test_curves_are_written_where_tensorboard_is(tmp_path, on_made_pictures):
 
 
 def test_a_state_of_another_network_is_refused(tmp_path, on_made_pictures):
-    loop.train(tiny_config(), tmp_path, CPU, Stop(0.0))
+    loop.train(tiny_config(), tmp_path, CPU, None)
     sizes = SIZES["basicvsr"] | {"num_feat": 12}
     with pytest.raises(ModelError, match="is of another network"):
         loop.train(dataclasses.replace(tiny_config(), network=sizes), tmp_path, CPU, Stop(0.0))

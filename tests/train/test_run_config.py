@@ -75,3 +75,18 @@ def test_a_discriminator_is_given_sides_that_it_can_halve():
     gan = next(path for path in RECIPES if path.stem == "realbasicvsr_gan")
     with pytest.raises(UsageError, match="patch 33"):
         read_config(gan, ["stage.0.patch=33"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "log_every=0", "save_every=0", "validate_every=-1", "stage.0.batch=0", "stage.0.steps=-1",
+        "stage.0.frames=0", "stage.0.patch=-2", "optimiser.rate=-1.0", "optimiser.rate=0.0",
+        "seed=-1", "data.workers=-1", "data.photo_share=1.5", "dropout=1.0",
+        "real.first.sigma_px=[0.0, 0.0]",
+    ],
+)  # fmt: skip
+def test_a_number_that_no_run_can_have_is_named(change):
+    key = change.split("=")[0].removeprefix("real.first.")
+    with pytest.raises(UsageError, match=key):
+        read_config(RECIPES[0], [change])

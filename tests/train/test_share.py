@@ -8,6 +8,7 @@ import pytest
 import torch
 from train_material import adversarial_config, tiny_config
 
+from vrestore.errors import UsageError
 from vrestore.train.share import Share
 
 RUN = """
@@ -55,5 +56,10 @@ def test_two_processes_train_what_one_process_trains(config, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(ValueError, match="batch of 3"):
+    with pytest.raises(UsageError, match="batch of 3"):
         Share(0, 2).check(3)
+    with pytest.raises(
+        UsageError, match="batch of 6 cannot be shared by 2 processes evenly in lots"
+    ):
+        Share(0, 2).check(6, 2)
+    Share(1, 2).check(8, 2)

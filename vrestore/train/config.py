@@ -186,6 +186,7 @@ class TrainConfig:
     save_every: int = 250
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         for stage in self.stage:
             if stage.gan and stage.patch % 2:
                 raise UsageError(f"patch {stage.patch}: a discriminator needs an even one")
@@ -199,6 +200,31 @@ class TrainConfig:
             raise UsageError(
                 f"[optimiser]: periods end at step {sum(o.periods)}, the stages at {self.steps}"
             )
+
+    def _check_ranges(self) -> None:
+        """UsageError for the first number that no run can have."""
+        if not self.stage:
+            raise UsageError("a run needs a [[stage]]")
+        counts = {
+            name: getattr(self, name) for name in ("log_every", "validate_every", "save_every")
+        }
+        for n, stage in enumerate(self.stage):
+            for name in ("batch", "frames", "patch"):
+                counts[f"stage.{n}.{name}"] = getattr(stage, name)
+        for name, value in counts.items():
+            if value < 1:
+                raise UsageError(f"{name} = {value}: give 1 or more")
+        others = {"seed": self.seed, "data.workers": self.data.workers}
+        others |= {f"stage.{n}.steps": stage.steps for n, stage in enumerate(self.stage)}
+        for name, value in others.items():
+            if value < 0:
+                raise UsageError(f"{name} = {value}: give 0 or more")
+        if not self.optimiser.rate > 0:
+            raise UsageError(f"optimiser.rate = {self.optimiser.rate}: give more than 0")
+        if not 0 <= self.data.photo_share <= 1:
+            raise UsageError(f"data.photo_share = {self.data.photo_share}: give 0 to 1")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout = {self.dropout}: give 0 or more, and less than 1")
 
     @property
     def steps(self) -> int:

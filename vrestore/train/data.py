@@ -7,7 +7,7 @@ it would have seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vrestore.errors import InputError, UsageError
+from vrestore.errors import InputError, UsageError, VrestoreError
 from vrestore.evaluate.degradations import bd, bi
 from vrestore.train.camera import flow_between, gentle_pair, moving_views
 from vrestore.train.config import Data, TrainConfig
@@ -227,12 +227,36 @@ class Reduced(Sequence[Tensor]):
         return self.held[index] if index < len(self.held) else shrink(self.photos[index][None])[0]
 
 
-def batches(data: Dataset[Any], first: int, workers: int) -> DataLoader[Any]:
-    """Items ``first``, ``first + 1``, ... made in worker processes, in their order."""
+def batches(data: Dataset[Any], first: int, workers: int) -> Iterator[Any]:
+    """Items ``first``, ``first + 1``, ... made in worker processes, in their order.
+
+    What keeps one from being made is raised here, as it was raised there.
+    """
     rest = range(first, len(data))  # type: ignore[arg-type]
-    return DataLoader(
-        data, batch_size=None, sampler=rest, num_workers=workers, worker_init_fn=leave_to_main
+    made = DataLoader(
+        _Told(data),
+        batch_size=None,
+        sampler=rest,
+        num_workers=workers,
+        worker_init_fn=leave_to_main,
     )
+    for item in made:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+class _Told(Dataset[Any]):
+    """Items, or what kept them from being made: a worker's own words for it are many lines."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.data[index]
+        except (VrestoreError, OSError) as error:
+            return error
 
 
 def clip_view(

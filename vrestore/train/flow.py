@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from vrestore.errors import ModelError
 from vrestore.models.spynet import SPyNet
 from vrestore.train.config import FlowWarmUp, TrainConfig
 from vrestore.train.data import FlowPairs, Material, batches
 from vrestore.train.losses import end_point_error, photometric
+from vrestore.train.records import load, save
 from vrestore.train.share import ALONE, Share
+from vrestore.train.stop import Stop
 
 log = logging.getLogger("vrestore.train")
 
@@ -31,17 +33,26 @@ def warm_up_flow(
     run: Path,
     device: torch.device,
     share: Share = ALONE,
-) -> None:
-    """Teach ``spynet`` motion, in place; goes on from ``run/flow.pt`` where that is there."""
+    stop: Stop | None = None,
+) -> bool:
+    """Teach ``spynet`` motion, in place; goes on from ``run/flow.pt`` where that is there.
+
+    Whether the end is reached, or ``stop`` was due. FloatingPointError where the loss is no number.
+    """
     plan = config.flow
     assert plan is not None
     tied, one = tie(spynet, plan.tied_levels)
     optimiser = torch.optim.Adam(spynet.parameters(), plan.tied_rate)
     saved, step = run / "flow.pt", 0
-    if saved.exists():
-        state = torch.load(saved, map_location=device, weights_only=True)
-        spynet.load_state_dict(state["spynet"])
-        optimiser.load_state_dict(state["optimiser"])
+    state = load(saved, device)
+    if state is not None:
+        try:
+            spynet.load_state_dict(state["spynet"])
+            optimiser.load_state_dict(state["optimiser"])
+        except (KeyError, RuntimeError, ValueError) as other:
+            raise ModelError(
+                f"{saved}: is of another flow network than the configuration; name another folder"
+            ) from other
         step = int(state["step"])
         log.info("flow resumed at step %d", step)
     seen: list[tuple[float, float]] = []
@@ -55,6 +66,11 @@ def warm_up_flow(
         net = tied if step < plan.tied_steps else spynet
         ref, supp = (pairs.to(device).float() / 255).unbind(1)
         loss, errors = flow_loss(net.pyramid(ref, supp), ref, supp, truth.to(device))
+        if not math.isfinite(share.average(loss.item(), device)):
+            raise FloatingPointError(
+                f"the flow network's loss is no number at its step {step}; begin anew with a lower "
+                "rate in [flow]"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         share.average_gradients(spynet.parameters())
@@ -66,10 +82,14 @@ def warm_up_flow(
             error, still = (sum(column) / len(seen) for column in zip(*seen, strict=True))
             log.info("flow step %d: end-point %.3f px, zero flow %.3f px", step, error, still)
             seen = []
-        if share.rank == 0 and (step % config.save_every == 0 or step == len(data)):
+        stopped = share.anyone(stop is not None and stop.due(), device) and step < len(data)
+        if share.rank == 0 and (step % config.save_every == 0 or step == len(data) or stopped):
             state = {"spynet": spynet.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save(state | {"step": step}, saved.with_suffix(".part"))
-            os.replace(saved.with_suffix(".part"), saved)
+            save(saved, state | {"step": step})
+        if stopped:
+            log.info("flow stopped at step %d of %d; run again to go on", step, len(data))
+            return False
+    return True
 
 
 def tie(spynet: SPyNet, levels: int) -> tuple[SPyNet, nn.Module]:

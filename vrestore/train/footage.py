@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vrestore.errors import InputError
+from vrestore.video.pictures import natural
 
 SCALE = 4  # the field's; what all sides are multiples of
 REDS4 = frozenset({"000", "011", "015", "020"})  # what the field tests on
@@ -197,12 +198,12 @@ def read_frames(path: Path) -> Tensor:
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:
-    """Its PNG, JPEG and WebP pictures in the order of their names; InputError if there are none."""
+    """Its PNG, JPEG and WebP pictures by the numbers in their names; InputError if it has none."""
     suffixes = {".png", ".jpg", ".jpeg", ".webp"}
-    found = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in suffixes)
+    found = [p for p in folder.glob("[!.]*") if p.suffix.lower() in suffixes]
     if not found:
         raise InputError(f"{folder}: holds no pictures ({', '.join(sorted(suffixes))})")
-    return tuple(found)
+    return tuple(sorted(found, key=natural))
 
 
 def reds_clips(folder: Path) -> list[Clip]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import time
 import zlib
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vrestore.errors import ModelError
+from vrestore.errors import InputError, ModelError
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import Network
@@ -38,7 +37,9 @@ from vrestore.train.network import (
 from vrestore.train.objective import Judges, teach
 from vrestore.train.records import (
     forget_rows_after,
+    load,
     open_curves,
+    save,
     save_strip,
     write_curves,
     write_row,
@@ -63,13 +64,16 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
     number, or the error ``WILD_FACTOR`` times what it was for ``WILD_STEPS`` steps: the batch is
     kept in ``run/bad_batch_RANK.pt``.
     """
-    share = Share.join()
+    share = Share.join(device)
     for stage in config.stage:
         share.check(stage.batch)
+    if config.flow is not None and share.world > 1:  # pairs of pairs: a photograph's, a clip's
+        for batch in (config.flow.tied_batch, config.flow.batch):
+            share.check(batch, 2)
     torch.manual_seed(config.seed)
     net = build_network(config.network)
     state_file = run / "state.pt"
-    state = load_state(state_file, device)
+    state = load(state_file, device)
     new = begin(net, config) if state is None else tuple(state.get("new", ()))
     if config.dropout:
         drop_before_last(net, config.dropout)
@@ -82,7 +86,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
 
     spynet = flow_network(net)
     if spynet is not None and any("spynet." in name for name in new) and state is None:
-        warm_up_flow(spynet, config, material, run, device, share)
+        if not warm_up_flow(spynet, config, material, run, device, share, stop):
+            return False
         share_flow(net, new)
     ema = copy.deepcopy(net).requires_grad_(False).eval()
     optimiser = build_optimiser(net, config)
@@ -93,10 +98,11 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
     gradients = Gradients(net, judges, config, device)
     watch = Watch()
     step = 0
+    losses: list[float] = []  # since the last row of the log
     if state is not None:
         restore_state(state, state_file, net, ema, optimiser, rival, rival_optimiser)
         watch = Watch(*state.get("watch", ()))
-        step = int(state["step"])
+        step, losses = int(state["step"]), list(state.get("losses", ()))
         log.info("resumed at step %d", step)
     curves = None
     if share.rank == 0:  # only now: a run that is refused changes nothing there
@@ -104,8 +110,17 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         forget_rows_after(step, run / "log.csv")
         curves = open_curves(run, step)
 
-    losses: list[float] = []
-    first = step
+    def stray(trouble: str, step: int, batch: tuple[Tensor, Tensor]) -> FloatingPointError:
+        kept = run / f"bad_batch_{share.rank}.pt"
+        save(kept, {"lq": batch[0], "gt": batch[1], "step": step})
+        before = f"go on from {state_file}, which is of an earlier step,"
+        where = before if state_file.exists() else "begin anew"
+        return FloatingPointError(
+            f"{trouble} at step {step}; its batch is in {kept}: look at it, and {where} with a "
+            "lower rate"
+        )
+
+    first = timed = step
     tick = time.monotonic()
     samples = Batches(config, material, net.scale, share)
     for lq, gt in batches(samples, step, config.data.workers):
@@ -122,12 +137,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         error = share.average((made.output - made.truth).abs().mean().item(), device)
         trouble = watch.trouble(losses[-1] + norm.item(), error)
         if trouble:
-            kept = run / f"bad_batch_{share.rank}.pt"
-            torch.save({"lq": lq, "gt": gt, "step": step}, kept)
-            raise FloatingPointError(
-                f"{trouble} at step {step}; its batch is in {kept}. {state_file} is of an earlier "
-                "step: look at the batch, and go on from there with a lower rate"
-            )
+            raise stray(trouble, step, (lq, gt))
         if watch.wild_steps and share.rank == 0:
             usual = watch.usual
             log.warning("step %d: mean error %.3g, where %.3g was usual", step, error, usual)
@@ -138,6 +148,10 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             rival_optimiser.zero_grad(set_to_none=True)
             rival_loss.backward()  # type: ignore[no-untyped-call]
             share.average_gradients(rival.parameters())
+            rival_norm = nn.utils.clip_grad_norm_(rival.parameters(), math.inf)  # clips nothing
+            watched = share.average(rival_loss.item(), device) + rival_norm.item()
+            if not math.isfinite(watched):
+                raise stray(f"the discriminator's loss or gradient is {watched}", step, (lq, gt))
             rival_optimiser.step()
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
@@ -152,23 +166,24 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             if stopped:
                 return step == config.steps
             continue
-        seconds = (time.monotonic() - tick) / len(losses)
+        seconds = (time.monotonic() - tick) / (step - timed)
         gains: dict[str, float] = {}
-        if step % config.validate_every == 0 or (last and not asked):  # who asks may not wait
+        if step % config.validate_every == 0 or step == config.steps:
             gains = validate(ema, validation, device, strips=run / "strips", step=step)
-        if step % config.log_every == 0 or gains:
+        if step % config.log_every == 0 or gains:  # not where it is stopped: it is the same log
             row = {"step": step, "loss": sum(losses) / len(losses), "norm": float(norm)}
             row |= {"s_per_step": seconds}
             write_row(run / "log.csv", row | gains, [*row, *validation])
             write_curves(curves, row | gains)
             log.info("step %d loss %.5f %.2f s/step %s", step, row["loss"], seconds, gains or "")
-            losses, tick = [], time.monotonic()
+            losses, timed, tick = [], step, time.monotonic()
         if step % config.save_every == 0 or last:
             parts = {"net": net, "ema": ema, "optimiser": optimiser}
             if rival is not None and rival_optimiser is not None:
                 parts |= {"rival": rival, "rival_optimiser": rival_optimiser}
             state = {name: part.state_dict() for name, part in parts.items()}
-            save(state_file, state | {"step": step, "new": new, "watch": watch.kept()})
+            state |= {"step": step, "new": new, "watch": watch.kept(), "losses": losses}
+            save(state_file, state)
         if stopped and step < config.steps:
             log.info("stopped at step %d of %d; run again to go on", step, config.steps)
             return False
@@ -250,7 +265,10 @@ def load_validation(
     What is random in that is drawn from the clip's name: it is the same at every validation.
     """
     clips = {}
-    for path in sorted(config.data.validation.iterdir()):
+    folder = config.data.validation
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; mend [data] validation")
+    for path in sorted(folder.iterdir()):
         if path.suffix == ".mp4":
             hr = read_frames(path)[:frames]
         elif path.is_dir():
@@ -259,6 +277,10 @@ def load_validation(
             continue
         rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
         clips[path.stem] = (reduce_clip(rng, hr, config, scale), hr)
+    if not clips:
+        raise InputError(
+            f"{folder}: neither films (.mp4) nor folders of frames in it; mend [data] validation"
+        )
     return clips
 
 
@@ -290,14 +312,6 @@ def validate(
     return gains
 
 
-def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """What ``save`` wrote, or None where there is nothing yet."""
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return state
-
-
 def restore_state(
     state: dict[str, Any],
     path: Path,
@@ -323,10 +337,3 @@ def restore_state(
         raise ModelError(
             f"{path}: is of another network than the configuration ({reason}); name another folder"
         ) from error
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """All that is needed to go on; complete under its name or not there."""
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    os.replace(partial, path)

@@ -89,6 +89,8 @@ class Round:
                 raise UsageError(f"{name}: {odds}; give {count} numbers, none below 0, not all 0")
         if not self.kernel_sizes or any(size % 2 == 0 for size in self.kernel_sizes):
             raise UsageError(f"kernel_sizes: {self.kernel_sizes}; give odd ones: even ones shift")
+        if min(self.sigma_px) <= 0:
+            raise UsageError(f"sigma_px: {self.sigma_px}; give more than 0: none is no kernel")
         _check_ranges(self)
 
 

@@ -1,8 +1,9 @@
-"""What a run leaves beside its state: rows of figures, curves, strips to look at."""
+"""What a run leaves: its state to go on from, rows of figures, curves, strips to look at."""
 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vrestore.errors import ModelError, OutputError
 from vrestore.models.resize import imresize
 from vrestore.video.picture_codec import png
 
 STRIP_PX = 256  # side of each of a strip's three pictures
 
 
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """All that is needed to go on; complete under its name or not there. Raises OutputError."""
+    partial = path.with_suffix(".part")
+    try:
+        torch.save(dict(state), partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's own of a full disk is a RuntimeError
+        partial.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "is there room?"
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); make room, and run again to go on from what "
+            "was saved before"
+        ) from error
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What ``save`` wrote, or None where there is nothing yet. ModelError for damage."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # what a reader of pickles meets in foreign bytes is of any kind
+        raise ModelError(
+            f"{path}: is damaged, or no state of a run; delete it to begin anew"
+        ) from error
+    return state
+
+
 def forget_rows_after(step: int, path: Path) -> None:
     """Drop from the log what the run is about to do again."""
-    if path.exists():
-        header, *rows = path.read_text().splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        path.write_text("\n".join([header, *kept]) + "\n")
+    lines = path.read_text().splitlines() if path.exists() else []
+    if lines:
+        kept = [row for row in lines[1:] if int(row.split(",")[0]) <= step]
+        partial = path.with_suffix(".part")
+        partial.write_text("\n".join([lines[0], *kept]) + "\n")
+        os.replace(partial, path)
 
 
 def write_row(path: Path, row: Mapping[str, float], columns: list[str]) -> None:
     """Append one row to the log, with the header first in a new file."""
-    new = not path.exists()
+    new = not path.exists() or not path.stat().st_size
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, columns)
         if new:

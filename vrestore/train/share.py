@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from vrestore.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Share:
@@ -20,19 +22,25 @@ class Share:
     world: int = 1
 
     @staticmethod
-    def join() -> Share:
+    def join(device: torch.device) -> Share:
         """The place that ``torchrun`` gave this process; alone where it was started without."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return ALONE
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return Share(dist.get_rank(), world)
 
-    def check(self, batch: int) -> None:
-        """ValueError where the batch cannot be shared evenly: the mean of means would be wrong."""
-        if batch % self.world:
-            raise ValueError(
-                f"a batch of {batch} cannot be shared by {self.world} processes evenly"
+    def check(self, batch: int, each: int = 1) -> None:
+        """UsageError where the batch, of ``each`` at once, cannot be shared evenly.
+
+        The mean of means would be wrong.
+        """
+        if batch % (self.world * each):
+            together = f" in lots of {each}" if each > 1 else ""
+            raise UsageError(
+                f"a batch of {batch} cannot be shared by {self.world} processes evenly{together}"
             )
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:

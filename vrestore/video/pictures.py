@@ -52,7 +52,7 @@ def list_pictures(folder: Path) -> list[Path]:
             f"{folder}: no picture in it ({wanted}); found: {found}; films are given one by one: "
             f"{folder}/*"
         )
-    return sorted(pictures, key=_natural)
+    return sorted(pictures, key=natural)
 
 
 def probe_pictures(path: Path, rate: Fraction = PICTURES_A_SECOND) -> VideoInfo:
@@ -266,7 +266,8 @@ def _pictures_of(path: Path) -> list[Path]:
     return list_pictures(path) if path.is_dir() else [path]
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorts by names, and numbers in them by size: 2 before 10."""
     parts = re.split(r"([0-9]+)", path.name.casefold())
     keys = [(1, 0, p) if nth % 2 == 0 else (0, int(p), "") for nth, p in enumerate(parts) if p]
     return keys, path.name
