@@ -169,6 +169,20 @@ def test_vimeos_clips_lie_two_deep_and_its_truth_may_be_the_middle_frame_alone(t
         find_clips(of_few("vimeo90k-t"), lq, gt)
 
 
+def test_an_input_is_made_of_every_frame_not_of_the_judged_ones(tmp_path):
+    lq, gt = write_set(tmp_path, {"00001/0266": 7}, "im%d", 1)
+    write_clip(tmp_path / "nines" / "000", moving(100, 8, 8))
+    for i in (1, 2, 3, 5, 6, 7):
+        (gt / "00001/0266" / f"im{i}.png").unlink()
+    for i in set(range(100)) - set(range(9, 100, 10)):
+        (tmp_path / "nines" / "000" / f"{i:08d}.png").unlink()
+    find_clips(of_few("vimeo90k-t"), lq, gt)
+    with pytest.raises(InputError, match=r"0266/im1.png: is missing; the clip has 7 frames"):
+        find_clips(of_few("vimeo90k-t"), None, gt)
+    with pytest.raises(InputError, match=r"000/00000000.png: is missing; the clip has 100 frames"):
+        find_clips(find("ntire21-vsr"), None, tmp_path / "nines", ["000"])
+
+
 def test_either_naming_of_the_validation_clips_will_do(tmp_path):
     clip = write_clip(tmp_path / "lq" / "240", moving(1, 16, 16))
     for number in range(241, 270):

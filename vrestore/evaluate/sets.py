@@ -48,7 +48,8 @@ def find_clips(
     for name in places[0]:
         frames = counts.get(name, protocol.clip_frames)
         low = footage_of(places[0][name], protocol, frames) if lq else None
-        high = footage_of(places[-1][name], protocol, frames, is_truth=True) if truth else None
+        partly = lq is not None  # an input is made of every frame
+        high = footage_of(places[-1][name], protocol, frames, partly=partly) if truth else None
         if low and high:
             _same_frames(low, high, protocol)
         clips.append(Clip(name, low, high))
@@ -85,11 +86,11 @@ def chosen_clips(text: str) -> tuple[str, ...]:
 
 
 def footage_of(
-    path: Path, protocol: Protocol, frames: int | None = None, *, is_truth: bool = False
+    path: Path, protocol: Protocol, frames: int | None = None, *, partly: bool = False
 ) -> Footage:
     """A clip's folder of pictures, film or single picture; ``frames`` that it must have.
 
-    Of a truth the judged frames are enough. InputError names the picture that is missing, or one
+    ``partly``: the judged frames are enough. InputError names the picture that is missing, or one
     too many.
     """
     if not path.is_dir() and not is_picture(path):
@@ -103,8 +104,7 @@ def footage_of(
             raise InputError(f"{folder}: {len(pictures)} pictures, {protocol.title} has {frames}")
         return Footage(path, dict(enumerate(pictures)))
     first = min(numbers) if protocol.first is None else protocol.first
-    partly = is_truth and set(numbers) == {first + i for i in protocol.judged or ()}
-    if not partly:
+    if not (partly and set(numbers) == {first + i for i in protocol.judged or ()}):
         check_numbers(numbers, names, folder, first, frames or len(numbers))
     return Footage(path, {n - first: pictures[k] for n, k in sorted(numbers.items())}, first)
 
