@@ -191,6 +191,24 @@ def test_either_naming_of_the_validation_clips_will_do(tmp_path):
         find_clips(find("reds-val"), tmp_path / "lq", None)
 
 
+@pytest.mark.parametrize("name", ["reds-val", "ntire21-vsr", "ntire-deblur"])
+def test_of_a_regrouped_reds_the_validation_clips_are_taken(tmp_path, name):
+    """240 to 269 beside the clips to train on, which have the validation clips' first names."""
+    pool = write_clip(tmp_path / "pool", moving(100, 8, 8))
+    lq = tmp_path / "lq"
+    lq.mkdir()
+    for number in range(270):
+        (lq / f"{number:03d}").symlink_to(pool)
+    clips = find_clips(find(name), lq, None)
+    assert [clip.name for clip in clips] == [f"{number}" for number in range(240, 270)]
+    assert [clip.name for clip in find_clips(REDS4, lq, None)] == ["000", "011", "015", "020"]
+    with pytest.raises(UsageError, match="--clips 000: .* has no such clip in .*lq"):
+        find_clips(find(name), lq, None, ["000"])
+    (lq / "269").unlink()
+    with pytest.raises(InputError, match="lq/269: the clip is missing"):
+        find_clips(find(name), lq, None)
+
+
 def test_clips_are_chosen_by_name_or_by_a_sets_own_list(tmp_path, pair):
     assert chosen_clips("000, 011") == ("000", "011")
     assert chosen_clips("") == ()

@@ -194,17 +194,20 @@ def _places(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> dict[str
 
 
 def _naming(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> Sequence[str]:
-    """The clips' names where they are laid down or chosen; nothing: whatever is there."""
-    known = {name for naming in protocol.namings for name in naming}
-    for name in chosen:
-        if known and name not in known:
-            raise UsageError(f"--clips {name}: {protocol.title} has no such clip")
-    if chosen or not known:
+    """The clips' names where they are laid down or chosen; nothing: whatever is there.
+
+    Of two namings the later one, where any of its clips is there: the names of the former are in a
+    regrouped REDS as well, and mean clips to train on.
+    """
+    if not protocol.namings:
         return chosen
-    return max(
-        ([*naming] for naming in protocol.namings),
-        key=lambda naming: sum(_clip_at(folder, name) is not None for name in naming),
-    )
+    found = [n for n in protocol.namings if any(_clip_at(folder, name) for name in n)]
+    naming = found[-1] if found else protocol.namings[0]
+    known = naming if found else {name for naming in protocol.namings for name in naming}
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"--clips {name}: {protocol.title} has no such clip in {folder}")
+    return chosen or [*naming]
 
 
 def _clip_at(folder: Path, name: str) -> Path | None:
