@@ -78,6 +78,18 @@ def test_a_frame_that_is_there_twice_is_named():
         numbered([*FOLDER_NAMES, "00000007.jpg"], REDS4_FOLDER, REDS4)
 
 
+def test_two_pictures_of_one_frame_are_not_two_frames(tmp_path):
+    """Else as many as the input has, one of them twice and another missing, would be a clip."""
+    lq = write_clip(tmp_path / "lq", moving(4, 16, 16), "%04d", 1)
+    gt = write_clip(tmp_path / "gt", moving(4, 64, 64), "%04d", 1)
+    (gt / "0004.png").rename(gt / "0001.bmp")
+    with pytest.raises(InputError, match=r"gt/0001.png: frame 0001 is .* the other is 0001.bmp"):
+        find_clips(CUSTOM, lq, gt)
+    (gt / "0001.bmp").rename(gt / "1.png")
+    with pytest.raises(InputError, match=r"gt/1.png: frame 1 is .* the other is 0001.png"):
+        find_clips(CUSTOM, lq, gt)
+
+
 def test_a_gap_is_found_where_the_protocol_lays_no_names_down(tmp_path):
     folder = write_clip(tmp_path / "walk", moving(5, 16, 16), "Frame %03d", 1)
     assert footage_of(folder, CUSTOM).first == 1
@@ -202,7 +214,7 @@ def test_of_a_regrouped_reds_the_validation_clips_are_taken(tmp_path, name):
     clips = find_clips(find(name), lq, None)
     assert [clip.name for clip in clips] == [f"{number}" for number in range(240, 270)]
     assert [clip.name for clip in find_clips(REDS4, lq, None)] == ["000", "011", "015", "020"]
-    with pytest.raises(UsageError, match="--clips 000: .* has no such clip in .*lq"):
+    with pytest.raises(UsageError, match=r"--clips 000: .* has no such clip in .*lq"):
         find_clips(find(name), lq, None, ["000"])
     (lq / "269").unlink()
     with pytest.raises(InputError, match="lq/269: the clip is missing"):

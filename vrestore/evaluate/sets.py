@@ -112,9 +112,18 @@ def footage_of(
 def numbered(names: Sequence[str], folder: Path, protocol: Protocol) -> dict[int, int] | None:
     """Frame number -> place in ``names``; None where names have no number that tells them apart.
 
-    Raises InputError for a name that the protocol's pictures do not have.
+    Raises InputError for a name that the protocol's pictures do not have, and for two of one frame.
     """
     stems = [Path(name).stem for name in names]
+    frames: dict[str, str] = {}
+    for name, stem in zip(names, stems, strict=True):
+        frame = re.sub(r"\d+", lambda number: str(int(number[0])), stem)  # 1.png is 0001.png
+        if frame in frames:
+            raise InputError(
+                f"{folder / name}: frame {stem} is there twice, the other is {frames[frame]}; "
+                "move one elsewhere"
+            )
+        frames[frame] = name
     if protocol.picture is not None:
         form = re.compile(re.sub(r"%(0(\d))?d", _digits, protocol.picture))
         for name, stem in zip(names, stems, strict=True):
@@ -124,11 +133,7 @@ def numbered(names: Sequence[str], folder: Path, protocol: Protocol) -> dict[int
                     f"{folder / name}: no frame of {protocol.title} is called so; they are "
                     f"named like {like}: move it elsewhere"
                 )
-        numbers = {int(re.sub(r"\D", "", stem)): place for place, stem in enumerate(stems)}
-        for place, stem in enumerate(stems):
-            if stem in stems[:place]:
-                raise InputError(f"{folder / names[place]}: frame {stem} is there twice")
-        return numbers
+        return {int(re.sub(r"\D", "", stem)): place for place, stem in enumerate(stems)}
     groups = [re.findall(r"\d+", stem) for stem in stems]
     columns = list(zip(*groups, strict=True)) if len({len(g) for g in groups}) == 1 else []
     for column in reversed(columns):  # the last number that tells all of them apart
