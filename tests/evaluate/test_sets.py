@@ -134,6 +134,25 @@ def test_a_frame_that_only_one_side_has_is_named(pair):
         find_clips(CUSTOM, lq, gt)
 
 
+def test_frames_without_numbers_are_paired_by_name(tmp_path):
+    lq = write_clip(tmp_path / "lq", moving(4, 16, 16))
+    gt = write_clip(tmp_path / "gt", moving(4, 64, 64))
+    for i, name in enumerate("abcd"):
+        (lq / f"{i:08d}.png").rename(lq / f"{name}.png")
+        (gt / f"{i:08d}.png").rename(gt / f"{name}.bmp")
+    (clip,) = find_clips(CUSTOM, lq, gt)
+    assert [path.stem for path in clip.truth.pictures.values()] == [*"abcd"]
+    (alone,) = find_clips(CUSTOM, lq / "a.png", gt / "b.bmp")
+    assert alone.truth.pictures == {0: gt / "b.bmp"}
+    (lq / "b.png").unlink()
+    (gt / "c.bmp").unlink()
+    with pytest.raises(InputError, match=r"lq/c.png: has no counterpart in .*gt"):
+        find_clips(CUSTOM, lq, gt)
+    (lq / "c.png").unlink()
+    with pytest.raises(InputError, match=r"gt/b.bmp: has no counterpart in .*lq"):
+        find_clips(CUSTOM, lq, gt)
+
+
 def test_two_numberings_of_one_clip_are_refused(tmp_path):
     lq = write_clip(tmp_path / "lq", moving(3, 16, 16), first=0)
     gt = write_clip(tmp_path / "gt", moving(3, 64, 64), first=1)

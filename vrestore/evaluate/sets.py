@@ -249,9 +249,13 @@ def _same_clips(sides: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> 
 
 
 def _same_frames(lq: Footage, truth: Footage, protocol: Protocol) -> None:
-    """Raises InputError for a frame that only one side has, as far as the names tell."""
+    """Raises InputError for a frame that only one side has."""
     if not (lq.pictures and truth.pictures):
         return  # a film's frames are counted when it is read
+    if lq.path.is_file() and truth.path.is_file():
+        return  # two pictures, named one by one
+    if None in (lq.first, truth.first):
+        _same_stems(lq, truth)
     if None not in (lq.first, truth.first) and lq.first != truth.first:
         raise InputError(
             f"{truth.name_of(min(truth.pictures))}: numbered from {truth.first}, its input "
@@ -265,3 +269,15 @@ def _same_frames(lq: Footage, truth: Footage, protocol: Protocol) -> None:
     for index, path in truth.pictures.items():
         if index not in lq.pictures:
             raise InputError(f"{path}: has no counterpart in {lq.path}")
+
+
+def _same_stems(lq: Footage, truth: Footage) -> None:
+    """Raises InputError for a picture whose name, which has no number, the other side lacks."""
+    for here, there in ((lq, truth), (truth, lq)):
+        stems = {path.stem for path in there.pictures.values()}
+        for path in here.pictures.values():
+            if path.stem not in stems:
+                raise InputError(
+                    f"{path}: has no counterpart in {there.path}; names that do not number the "
+                    "frames must be the same on both sides"
+                )
