@@ -123,6 +123,18 @@ def test_a_missing_clip_is_named(tmp_path, pair):
         find_clips(CUSTOM, lq, tmp_path / "nowhere")
 
 
+def test_two_clips_are_one_only_where_both_are_given_by_themselves(pair):
+    lq, gt = pair
+    (alone,) = find_clips(CUSTOM, lq / "a", gt / "a")
+    assert alone.name == "a"
+    shutil.copytree(gt / "a", gt / "c")
+    assert find_clips(CUSTOM, lq / "a", gt / "c")[0].truth.path == gt / "c"
+    for place in (lq / "b", gt / "a", gt / "b"):
+        shutil.rmtree(place)
+    with pytest.raises(InputError, match=r"gt/a: the clip is missing, which is in .*lq/a"):
+        find_clips(CUSTOM, lq, gt)
+
+
 def test_a_frame_that_only_one_side_has_is_named(pair):
     lq, gt = pair
     (gt / "b" / "00000003.png").unlink()

@@ -35,12 +35,13 @@ def find_clips(
     """The protocol's clips, or the ``chosen`` ones, in ``lq`` and ``truth``, each checked.
 
     A folder holds a folder of pictures, or a film, for each clip; one clip alone may be given by
-    itself. Raises InputError with the file's name for a clip, a picture or a frame that is missing
-    or too many; UsageError for a chosen clip that the protocol does not have.
+    itself, on both sides under any name. Raises InputError with the file's name for a clip, a
+    picture or a frame that is missing or too many; UsageError for a chosen clip that the protocol
+    does not have.
     """
     sides = [side for side in (lq, truth) if side is not None]
     places = [_places(protocol, side, chosen) for side in sides]
-    if len(places) == 2 and not chosen and all(len(found) == 1 for found in places):
+    if len(sides) == 2 and [[side] for side in sides] == [[*found.values()] for found in places]:
         places[0] = dict(zip(places[1], places[0].values(), strict=True))  # however called
     _same_clips(sides, places)
     counts = {name: count for naming in protocol.namings for name, count in naming.items()}
