@@ -275,6 +275,25 @@ def test_a_film_may_stand_for_a_clips_pictures(tmp_path):
     assert alone.name == "walk"
 
 
+def test_two_clips_of_one_name_are_both_named(tmp_path, pair):
+    """Two films, or a film beside a folder, whether the clips are chosen or not."""
+    lq, _ = pair
+    films = tmp_path / "films"
+    films.mkdir()
+    film(films / "b.mkv", 2, "16x16")
+    for folder, second in ((films, films / "b.avi"), (lq, lq / "b.mkv")):
+        shutil.copy(films / "b.mkv", second)
+        for chosen in ((), ("b",)):
+            with pytest.raises(InputError, match=r"b.mkv: is a clip of the same name as .*/b"):
+                find_clips(CUSTOM, folder, None, chosen)
+
+
+def test_a_films_suffix_may_be_in_capitals(tmp_path):
+    place = film(tmp_path / "b.mkv", 2, "16x16").rename(tmp_path / "b.MKV")
+    for chosen in ((), ("b",)):
+        assert find_clips(CUSTOM, tmp_path, None, chosen)[0].lq.path == place
+
+
 def test_a_film_that_breaks_off_is_not_scored(tmp_path):
     whole = film(tmp_path / "whole.mkv", 12, "64x48", options=("-c:v", "ffv1"))
     cut = tmp_path / "cut.mkv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,7 +188,10 @@ def _places(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> dict[str
                 raise InputError(f"{folder / name}: the clip is missing{of_all}")
             places[name] = place
         return places
-    places = dict(_clips_under(folder))
+    places = {}
+    for name, place in _clips_under(folder):
+        _refuse_second(places.get(name), place)
+        places[name] = place
     if not places:
         raise InputError(f"{folder}: no folder of pictures and no film in it")
     if not protocol.is_whole(places):
@@ -218,8 +222,19 @@ def _naming(protocol: Protocol, folder: Path, chosen: Sequence[str]) -> Sequence
 
 def _clip_at(folder: Path, name: str) -> Path | None:
     """The clip's folder of pictures, or its film."""
-    names = (name, *(name + suffix for suffix in CONTAINERS))
-    return next((folder / n for n in names if (folder / n).exists()), None)
+    found, beside = None, (folder / name).parent
+    for entry in sorted(os.listdir(beside)) if beside.is_dir() else ():
+        stem, suffix = os.path.splitext(entry)
+        if entry == Path(name).name or (stem == Path(name).name and suffix.lower() in CONTAINERS):
+            _refuse_second(found, beside / entry)
+            found = beside / entry
+    return found
+
+
+def _refuse_second(found: Path | None, place: Path) -> None:
+    """Raises InputError where a clip of that name was found already."""
+    if found is not None:
+        raise InputError(f"{place}: is a clip of the same name as {found}; move one elsewhere")
 
 
 def _clips_under(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
