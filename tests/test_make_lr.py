@@ -93,6 +93,13 @@ def test_a_folder_of_folders_and_films_keeps_its_shape(tool, tmp_path) -> None:
     ]
 
 
+def test_a_link_back_is_not_followed(tool, tmp_path) -> None:
+    pictures(tmp_path / "all" / "000", 1)
+    (tmp_path / "all" / "loop").symlink_to("../all")
+    tool.main([str(tmp_path / "all"), str(tmp_path / "lr")])
+    assert [place.name for place in (tmp_path / "lr").iterdir()] == ["000"]
+
+
 def test_a_film_becomes_ffv1_with_its_times_and_sound(tool, tmp_path) -> None:
     source = film(tmp_path / "in.mkv", 8)
     tool.main([str(source), str(tmp_path / "lr")])

@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(InputError.exit_code)
 
 
-def clips(source: Path, target: Path, crf: float | None) -> list[tuple[Path, Path]]:
+def clips(
+    source: Path, target: Path, crf: float | None, above: tuple[Path, ...] = ()
+) -> list[tuple[Path, Path]]:
     """Every film and every folder of pictures in ``source``, and what will be made of it."""
     if not source.is_dir():
         named = bool(target.suffix) and not target.is_dir()
@@ -67,8 +69,9 @@ def clips(source: Path, target: Path, crf: float | None) -> list[tuple[Path, Pat
         return [(source, target)]
     films = [entry for entry in inside if entry.suffix.lower() in CONTAINERS and entry.is_file()]
     found = [(film, target / made_name(film, crf)) for film in films]
-    for folder in (entry for entry in inside if entry.is_dir()):
-        found += clips(folder, target / folder.name, crf)
+    above = (*above, source.resolve())  # a link back there leads nowhere
+    for folder in (entry for entry in inside if entry.is_dir() and entry.resolve() not in above):
+        found += clips(folder, target / folder.name, crf, above)
     if not found:
         raise InputError(f"{source}: neither films nor pictures in it; name another folder")
     aims = [aim for _, aim in found]

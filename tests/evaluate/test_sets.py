@@ -288,6 +288,13 @@ def test_two_clips_of_one_name_are_both_named(tmp_path, pair):
                 find_clips(CUSTOM, folder, None, chosen)
 
 
+def test_a_link_back_is_not_followed(pair):
+    for side in pair:
+        (side / "loop").symlink_to(f"../{side.name}")
+        (side / "c").symlink_to("a")
+    assert [clip.name for clip in find_clips(CUSTOM, *pair)] == ["a", "b", "c"]
+
+
 def test_a_films_suffix_may_be_in_capitals(tmp_path):
     place = film(tmp_path / "b.mkv", 2, "16x16").rename(tmp_path / "b.MKV")
     for chosen in ((), ("b",)):

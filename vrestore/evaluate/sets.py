@@ -237,8 +237,11 @@ def _refuse_second(found: Path | None, place: Path) -> None:
         raise InputError(f"{place}: is a clip of the same name as {found}; move one elsewhere")
 
 
-def _clips_under(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Every folder that holds pictures, every film; names are paths from ``folder`` on."""
+def _clips_under(
+    folder: Path, prefix: str = "", above: Sequence[Path] = ()
+) -> Iterator[tuple[str, Path]]:
+    """Every folder that holds pictures, every film; names are paths from
+    ``folder`` on. ``above``: where it lies, so that a link back leads nowhere."""
     if not folder.is_dir():
         yield folder.stem, folder
         return
@@ -246,9 +249,10 @@ def _clips_under(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     if any(is_picture(entry) for entry in entries):
         yield prefix.rstrip("/") or folder.resolve().name, folder
         return
+    above = (*above, folder.resolve())
     for entry in entries:
-        if entry.is_dir():
-            yield from _clips_under(entry, f"{prefix}{entry.name}/")
+        if entry.is_dir() and entry.resolve() not in above:
+            yield from _clips_under(entry, f"{prefix}{entry.name}/", above)
         elif entry.suffix.lower() in CONTAINERS:
             yield prefix + entry.stem, entry
 
