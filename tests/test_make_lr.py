@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -157,6 +158,8 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(tool, tmp_path, capsys) -> 
     (tmp_path / "twice").mkdir()
     for name in ("a.mp4", "a.mov"):
         film(tmp_path / "twice" / name, 2, sound=False)
+    mixed = pictures(tmp_path / "mixed" / "a", 1)
+    shutil.copy(mixed / "shot001.png", mixed.parent / "preview.png")
     for arguments, code, words in [
         ([tmp_path / "empty", tmp_path / "x"], 3, "neither films nor pictures"),
         ([tmp_path / "no.mp4", tmp_path / "x"], 3, "no.mp4"),
@@ -165,6 +168,7 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(tool, tmp_path, capsys) -> 
         ([deep, tmp_path / "x", "--scale", "100"], 2, "too small for --scale 100"),
         ([deep, deep], 2, "is the input itself"),
         ([tmp_path / "twice", tmp_path / "x"], 2, "would both become"),
+        ([mixed.parent, tmp_path / "x"], 3, "mixed/preview.png: lies beside"),
     ]:
         with pytest.raises(SystemExit) as ended:
             tool.main([str(a) for a in arguments])

@@ -19,6 +19,7 @@ from vrestore.errors import InputError, UsageError, VrestoreError, told
 from vrestore.evaluate.compression import compress
 from vrestore.evaluate.degradations import bd, bd_duf, bi
 from vrestore.evaluate.metrics import to_8bit
+from vrestore.evaluate.sets import refuse_clips_beside
 from vrestore.options import RestoreOptions
 from vrestore.video.colour import ColourConverter
 from vrestore.video.encode import CONTAINERS, Encoder
@@ -65,7 +66,9 @@ def clips(
         named = bool(target.suffix) and not target.is_dir()
         return [(source, target if named else target / made_name(source, crf))]
     inside = sorted(entry for entry in source.iterdir() if not entry.name.startswith("."))
-    if any(is_picture(entry) for entry in inside):
+    picture = next((entry for entry in inside if is_picture(entry)), None)
+    if picture:
+        refuse_clips_beside(picture)
         return [(source, target)]
     films = [entry for entry in inside if entry.suffix.lower() in CONTAINERS and entry.is_file()]
     found = [(film, target / made_name(film, crf)) for film in films]

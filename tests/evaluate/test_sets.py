@@ -295,6 +295,30 @@ def test_a_link_back_is_not_followed(pair):
     assert [clip.name for clip in find_clips(CUSTOM, *pair)] == ["a", "b", "c"]
 
 
+def test_a_picture_beside_clips_does_not_hide_them(pair):
+    lq, gt = pair
+    (lq / "a" / "notes").mkdir()
+    for side in pair:
+        shutil.copy(side / "a" / "00000000.png", side / "preview.png")
+    with pytest.raises(InputError, match=r"lq/preview.png: lies beside .*lq/a; a folder holds one"):
+        find_clips(CUSTOM, lq, gt)
+    (lq / "preview.png").unlink()
+    (gt / "preview.png").rename(gt / "a" / "preview.png")
+    film(gt / "a" / "preview.mp4", 2, "16x16")
+    with pytest.raises(InputError, match=r"a/00000000.png: lies beside .*a/preview.mp4"):
+        find_clips(CUSTOM, lq, gt)
+
+
+def test_a_folder_without_pictures_among_clips_is_named(pair):
+    lq, gt = pair
+    for side in pair:
+        (side / "c").mkdir()
+    with pytest.raises(InputError, match=r"lq/c: no picture in it .* found: nothing"):
+        find_clips(CUSTOM, lq, gt)
+    with pytest.raises(InputError, match=r"gt/c: no picture in it"):
+        find_clips(CUSTOM, None, gt)
+
+
 def test_a_films_suffix_may_be_in_capitals(tmp_path):
     place = film(tmp_path / "b.mkv", 2, "16x16").rename(tmp_path / "b.MKV")
     for chosen in ((), ("b",)):

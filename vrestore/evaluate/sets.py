@@ -241,12 +241,16 @@ def _clips_under(
     folder: Path, prefix: str = "", above: Sequence[Path] = ()
 ) -> Iterator[tuple[str, Path]]:
     """Every folder that holds pictures, every film; names are paths from
-    ``folder`` on. ``above``: where it lies, so that a link back leads nowhere."""
+    ``folder`` on. Folders that hold nothing of all this count too: a clip may be missing there.
+    ``above``: where it lies, so that a link back leads nowhere."""
     if not folder.is_dir():
         yield folder.stem, folder
         return
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    if any(is_picture(entry) for entry in entries):
+    picture = next((entry for entry in entries if is_picture(entry)), None)
+    if picture:
+        refuse_clips_beside(picture)
+    if picture or (prefix and not any(map(_is_folder_or_film, entries))):
         yield prefix.rstrip("/") or folder.resolve().name, folder
         return
     above = (*above, folder.resolve())
@@ -255,6 +259,23 @@ def _clips_under(
             yield from _clips_under(entry, f"{prefix}{entry.name}/", above)
         elif entry.suffix.lower() in CONTAINERS:
             yield prefix + entry.stem, entry
+
+
+def refuse_clips_beside(picture: Path) -> None:
+    """Raises InputError where films, or folders with pictures, lie beside a picture."""
+    for entry in sorted(picture.parent.iterdir()):
+        if entry.name.startswith(".") or not _is_folder_or_film(entry):
+            continue
+        inside = (Path(name) for *_, names in os.walk(entry) for name in names)
+        if not entry.is_dir() or any(is_picture(p) and p.name[0] != "." for p in inside):
+            raise InputError(
+                f"{picture}: lies beside {entry}; a folder holds one clip's pictures, or clips: "
+                "move one of the two elsewhere"
+            )
+
+
+def _is_folder_or_film(entry: Path) -> bool:
+    return entry.is_dir() or entry.suffix.lower() in CONTAINERS
 
 
 def _same_clips(sides: Sequence[Path], places: Sequence[Mapping[str, Path]]) -> None:
