@@ -106,9 +106,29 @@ def test_numbers_are_those_that_change_from_frame_to_frame():
 
 
 def test_vid4s_clips_must_have_their_lengths(tmp_path):
-    folder = write_clip(tmp_path / "city", moving(3, 16, 16), "%03d", 1)
-    with pytest.raises(InputError, match=r"city/004.png: is missing; the clip has 34 frames"):
+    folder = write_clip(tmp_path / "city", moving(3, 16, 16), "%03d")
+    with pytest.raises(InputError, match=r"city/003.png: is missing; the clip has 34 frames"):
         footage_of(folder, find("vid4"), 34)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_frame_is_missing_by_its_own_name(tmp_path, first):
+    """Whatever the clips are numbered from, and whichever side, or the one side, lacks it."""
+    lq = write_clip(tmp_path / "lq" / "city", moving(34, 16, 16), "%03d", first)
+    gt = write_clip(tmp_path / "gt" / "city", moving(34, 64, 64), "%03d", first)
+    vid4, name = find("vid4"), f"{first:03d}.png"
+    lost = (gt / name).rename(tmp_path / name)
+    for inputs in (lq.parent, None):
+        with pytest.raises(InputError, match=rf"gt/city/{name}: is missing; the clip has 34"):
+            find_clips(vid4, inputs, gt.parent, ["city"])
+    with pytest.raises(InputError, match=rf"lq/city/{name}: has no counterpart in .*gt/city"):
+        find_clips(CUSTOM, lq.parent, gt.parent)
+    lost.rename(gt / name)
+    (lq / name).unlink()
+    with pytest.raises(InputError, match=rf"lq/city/{name}: is missing; the clip has 34"):
+        find_clips(vid4, lq.parent, gt.parent, ["city"])
+    with pytest.raises(InputError, match=rf"gt/city/{name}: has no counterpart in .*lq/city"):
+        find_clips(CUSTOM, lq.parent, gt.parent)
 
 
 def test_a_missing_clip_is_named(tmp_path, pair):

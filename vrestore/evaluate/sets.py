@@ -50,8 +50,7 @@ def find_clips(
     for name in places[0]:
         frames = counts.get(name, protocol.clip_frames)
         low = footage_of(places[0][name], protocol, frames) if lq else None
-        partly = lq is not None  # an input is made of every frame
-        high = footage_of(places[-1][name], protocol, frames, partly=partly) if truth else None
+        high = footage_of(places[-1][name], protocol, frames, low) if truth else None
         if low and high:
             _same_frames(low, high, protocol)
         clips.append(Clip(name, low, high))
@@ -88,12 +87,12 @@ def chosen_clips(text: str) -> tuple[str, ...]:
 
 
 def footage_of(
-    path: Path, protocol: Protocol, frames: int | None = None, *, partly: bool = False
+    path: Path, protocol: Protocol, frames: int | None = None, lq: Footage | None = None
 ) -> Footage:
     """A clip's folder of pictures, film or single picture; ``frames`` that it must have.
 
-    ``partly``: the judged frames are enough. InputError names the picture that is missing, or one
-    too many.
+    Of the truth of ``lq`` the judged frames are enough; an input is made of every frame. InputError
+    names the picture that is missing, or one too many.
     """
     if not path.is_dir() and not is_picture(path):
         return Footage(path)
@@ -106,7 +105,11 @@ def footage_of(
             raise InputError(f"{folder}: {len(pictures)} pictures, {protocol.title} has {frames}")
         return Footage(path, dict(enumerate(pictures)))
     first = min(numbers) if protocol.first is None else protocol.first
-    if not (partly and set(numbers) == {first + i for i in protocol.judged or ()}):
+    if protocol.first is None and frames is not None and len(numbers) < frames:
+        first = max(0, max(numbers) + 1 - frames)  # the first one may be what is missing
+        if lq and lq.first is not None:
+            first = lq.first
+    if not (lq and set(numbers) == {first + i for i in protocol.judged or ()}):
         check_numbers(numbers, names, folder, first, frames or len(numbers))
     return Footage(path, {n - first: pictures[k] for n, k in sorted(numbers.items())}, first)
 
@@ -298,6 +301,9 @@ def _same_frames(lq: Footage, truth: Footage, protocol: Protocol) -> None:
     if None in (lq.first, truth.first):
         _same_stems(lq, truth)
     if None not in (lq.first, truth.first) and lq.first != truth.first:
+        for one, other in ((lq, truth), (truth, lq)):
+            if _numbers(one) > _numbers(other):
+                raise InputError(f"{one.pictures[0]}: has no counterpart in {other.path}")
         raise InputError(
             f"{truth.name_of(min(truth.pictures))}: numbered from {truth.first}, its input "
             f"{lq.path} from {lq.first}; give both the same numbers"
@@ -310,6 +316,11 @@ def _same_frames(lq: Footage, truth: Footage, protocol: Protocol) -> None:
     for index, path in truth.pictures.items():
         if index not in lq.pictures:
             raise InputError(f"{path}: has no counterpart in {lq.path}")
+
+
+def _numbers(side: Footage) -> set[int]:
+    """Those in the names of its pictures."""
+    return {(side.first or 0) + index for index in side.pictures}
 
 
 def _same_stems(lq: Footage, truth: Footage) -> None:
