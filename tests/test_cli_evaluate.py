@@ -204,7 +204,12 @@ def test_plots_without_matplotlib_name_the_package(here, capsys, monkeypatch):
         (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--beside", "a"], 2, "--plot-cost"),
         (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--submit", "a.zip",
           "--submit-frames", "9"], 2, "FIRST:STEP"),
-        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--crop", "99"], 2, "99"),
+        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--crop", "99"], 2,
+         "a, frame 0: cutting 99 pixels"),
+        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--crop", "12"], 2,
+         "a, frame 0: SSIM's window"),
+        (["--protocol", "custom", "--lq", "lq", "--also", "niqe"], 2, "a, frame 0: NIQE"),
+        (["--protocol", "custom", "--lq", "lq", "--gt", "gt", "--crop", "-1"], 2, "--crop -1: pix"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_said(here, capsys, words, code, message):

@@ -91,6 +91,8 @@ def request_of(args: argparse.Namespace) -> Request:
     from vrestore.evaluate.sets import chosen_clips
     from vrestore.evaluate.submission import FLAT, PackForm
 
+    if args.crop is not None and args.crop < 0:
+        raise UsageError(f"--crop {args.crop}: pixels to cut at each side, 0 or more")
     form = PackForm(
         frames=None if args.submit_frames is None else every(args.submit_frames),
         names=args.submit_names or FLAT,

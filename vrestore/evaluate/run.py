@@ -136,8 +136,12 @@ def score_clip(
         if clip.truth and index in judged:
             _, truth = next(truths)
             truth = cropped(truth, out.shape[-1] // width)
-            plain[index] = compared(out, truth, crop, rounded=scoring.rounded)
-        measures.add(index, out, truth, judged=index in judged)
+        try:
+            if truth is not None:
+                plain[index] = compared(out, truth, crop, rounded=scoring.rounded)
+            measures.add(index, out, truth, judged=index in judged)
+        except UsageError as error:  # a measure does not know which picture is too small for it
+            raise UsageError(f"{clip.name}, frame {clip.first + index}: {error}") from error
     for _ in truths:  # a film says only at its end that it was longer
         pass
     rows = together(plain, measures.end(), judged, clip.first)
