@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_a_reds4_with_a_frame_less_is_refused_before_anything_runs(reds4, tmp_pa
     said = capsys.readouterr()
     assert "lq/015/00000042.png: is missing; the clip has 100 frames" in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize("side", ["lq", "gt"])
+def test_a_frame_of_another_size_is_told_of_before_anything_runs(here, capsys, monkeypatch, side):
+    monkeypatch.setattr("vrestore.evaluate.request.load_restorer", no_weights)
+    write_clip(here / "other", moving(1, 20, 28))
+    shutil.copy(here / "other" / "00000000.png", here / side / "b" / "00000003.png")
+    words = ["--lq", "lq", "--gt", "gt", "-n", "bicubic"]
+    assert main(["evaluate", "--protocol", "custom", *words]) == 3
+    assert f"{side}/b/00000003.png: 28x20, but 00000000.png is" in capsys.readouterr().err
 
 
 def test_values_of_every_frame_go_into_csv_and_json(here, capsys):

@@ -17,7 +17,7 @@ from vrestore.evaluate.inputs import write_reduced
 from vrestore.evaluate.plots import check_plot, plot_costs, plot_frames, read_run
 from vrestore.evaluate.protocols import Protocol, find
 from vrestore.evaluate.run import Scoring, evaluate
-from vrestore.evaluate.sets import Clip, check_sizes, find_clips
+from vrestore.evaluate.sets import Clip, check_alike, check_sizes, find_clips
 from vrestore.evaluate.submission import Pack, PackForm
 from vrestore.evaluate.table import Evaluation, frames_file, write
 from vrestore.options import RestoreOptions
@@ -80,6 +80,7 @@ def look_over(request: Request) -> tuple[Clip, ...]:
     clips = find_clips(protocol, lq, request.truth, request.clips)
     if request.submit:
         request.form.check(clips)
+    check_alike(clips)
     also.check(request.scoring.also, protocol, clips)
     also.load(request.scoring.also, torch.device("cpu"), offline=request.offline)
     return clips

@@ -12,6 +12,7 @@ from vrestore.errors import InputError, UsageError
 from vrestore.evaluate.footage import Footage, size_of
 from vrestore.evaluate.protocols import Protocol
 from vrestore.video.command import CONTAINERS
+from vrestore.video.picture_codec import png_size
 from vrestore.video.pictures import is_picture, list_pictures
 
 
@@ -55,6 +56,25 @@ def find_clips(
             _same_frames(low, high, protocol)
         clips.append(Clip(name, low, high))
     return tuple(clips)
+
+
+def check_alike(clips: Sequence[Clip]) -> None:
+    """Raises InputError for a PNG of another size than the first of its clip, by their headers.
+
+    A side's two lengths may be swapped: Exif may turn it. What is no PNG is looked at when it is
+    read.
+    """
+    for clip in clips:
+        for side in (clip.lq, clip.truth):
+            pictures = [*side.pictures.values()] if side else []
+            sizes = [(path, size) for path in pictures if (size := png_size(path))]
+            for path, (width, height) in sizes:
+                first, (wide, high) = sizes[0]
+                if {width, height} != {wide, high}:
+                    raise InputError(
+                        f"{path}: {width}x{height}, but {first.name} is {wide}x{high}; the frames "
+                        "of a clip have one size"
+                    )
 
 
 def check_sizes(clips: Sequence[Clip], scale: int) -> None:

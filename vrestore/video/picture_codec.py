@@ -104,6 +104,18 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     return coding.encode([np.ascontiguousarray(plane) for plane in picture])
 
 
+def png_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, by the header alone (PNG, 11.2.2); None: no PNG. InputError."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(24)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(header) < 24 or _codec_of(header) != "png":
+        return None
+    return int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
+
+
 def decode_picture(path: Path) -> StoredPicture:
     """The picture as stored, but upright. Raises InputError."""
     try:
