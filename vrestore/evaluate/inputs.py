@@ -23,7 +23,7 @@ APART_DB = 3.0  # on pictures without edges all reductions are one
 
 
 def reduced(truth: Footage, how: Degradation, scale: int) -> Iterator[Tensor]:
-    """The truth at 1/scale, ``(3, h, w)`` in 0..1, its 8-bit codes those of MATLAB.
+    """The truth at 1/scale, ``(3, h, w)`` in 0..1, its 8-bit codes as MATLAB's.
 
     That is, of sums in float64, halves rounded up: in float32 one of a hundred thousand is another.
     What does not divide by ``scale`` is cut right and bottom. UsageError where nothing is reduced.

@@ -110,16 +110,6 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         forget_rows_after(step, run / "log.csv")
         curves = open_curves(run, step)
 
-    def stray(trouble: str, step: int, batch: tuple[Tensor, Tensor]) -> FloatingPointError:
-        kept = run / f"bad_batch_{share.rank}.pt"
-        save(kept, {"lq": batch[0], "gt": batch[1], "step": step})
-        before = f"go on from {state_file}, which is of an earlier step,"
-        where = before if state_file.exists() else "begin anew"
-        return FloatingPointError(
-            f"{trouble} at step {step}; its batch is in {kept}: look at it, and {where} with a "
-            "lower rate"
-        )
-
     first = timed = step
     tick = time.monotonic()
     samples = Batches(config, material, net.scale, share)
@@ -137,7 +127,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         error = share.average((made.output - made.truth).abs().mean().item(), device)
         trouble = watch.trouble(losses[-1] + norm.item(), error)
         if trouble:
-            raise stray(trouble, step, (lq, gt))
+            raise stray(trouble, step, (lq, gt), run, share)
         if watch.wild_steps and share.rank == 0:
             usual = watch.usual
             log.warning("step %d: mean error %.3g, where %.3g was usual", step, error, usual)
@@ -151,7 +141,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             rival_norm = nn.utils.clip_grad_norm_(rival.parameters(), math.inf)  # clips nothing
             watched = share.average(rival_loss.item(), device) + rival_norm.item()
             if not math.isfinite(watched):
-                raise stray(f"the discriminator's loss or gradient is {watched}", step, (lq, gt))
+                trouble = f"the discriminator's loss or gradient is {watched}"
+                raise stray(trouble, step, (lq, gt), run, share)
             rival_optimiser.step()
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
@@ -165,6 +156,7 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         if share.rank > 0:
             if stopped:
                 return step == config.steps
+            losses.clear()  # the first process writes the log
             continue
         seconds = (time.monotonic() - tick) / (step - timed)
         gains: dict[str, float] = {}
@@ -188,6 +180,19 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             log.info("stopped at step %d of %d; run again to go on", step, config.steps)
             return False
     return True
+
+
+def stray(
+    trouble: str, step: int, batch: tuple[Tensor, Tensor], run: Path, share: Share
+) -> FloatingPointError:
+    """What ends a run that has gone astray; the batch is kept."""
+    kept, state_file = run / f"bad_batch_{share.rank}.pt", run / "state.pt"
+    save(kept, {"lq": batch[0], "gt": batch[1], "step": step})
+    where = f"go on from {state_file}, which is of an earlier step,"
+    return FloatingPointError(
+        f"{trouble} at step {step}; its batch is in {kept}: look at it, and "
+        f"{where if state_file.exists() else 'begin anew'} with a lower rate"
+    )
 
 
 @dataclass
