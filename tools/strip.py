@@ -13,7 +13,8 @@ from torch import Tensor
 from vrestore import Restorer, load_model
 from vrestore.evaluate.metrics import to_8bit
 from vrestore.models.resize import imresize
-from vrestore.train.data import read_frames, shrink
+from vrestore.train.footage import read_frames
+from vrestore.train.reduction import shrink
 from vrestore.video.picture_codec import png
 
 BOX_PX = (160, 240)  # height and width of a cell, high-resolution pixels

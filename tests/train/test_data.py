@@ -9,18 +9,18 @@ from train_material import tiny_config, tiny_material
 
 from vrestore.errors import InputError, UsageError
 from vrestore.models.layers import warp
+from vrestore.train import data
 from vrestore.train.config import Data
 from vrestore.train.data import (
     Batches,
     FlowPairs,
     Material,
     batches,
-    clip_view,
-    photo_view,
-    shrink,
 )
-from vrestore.train.footage import pictures_in
+from vrestore.train.footage import Held, pictures_in
 from vrestore.train.real_world import RealWorld, Round, SecondRound
+from vrestore.train.reduction import shrink
+from vrestore.train.view import detailed_view, photo_view
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def material():
 def test_lr_and_hr_crops_show_the_same_place(material):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        lq, gt = clip_view(rng, material.clips, 3, 12, 4).pair(rng, None)
+        lq, gt = detailed_view(rng, material.clips, 3, 12, 4).pair(shrink)
         assert lq.shape == (3, 3, 12, 12)
         assert gt.shape == (3, 3, 48, 48)
         inner = slice(4, -4)
@@ -45,7 +45,7 @@ def test_synthetic_flow_is_the_motion_that_the_camera_made(material):
     warped_error, still_error = [], []
     for _ in range(12):
         view, flow = photo_view(rng, material.photos, 2, 24, 4)
-        lq, _ = view.pair(rng, None)
+        lq, _ = view.pair(shrink)
         ref, supp = lq.float()
         place = torch.stack(torch.meshgrid(torch.arange(24), torch.arange(24), indexing="xy"))
         inside = ((place + flow > 1) & (place + flow < 22)).all(0)
@@ -75,9 +75,9 @@ def test_a_folder_without_clips_is_named(tmp_path):
         Material.load(Data(validation=tmp_path, folder=tmp_path))
 
 
-def run_on(degradation, photo_share=0.5):
-    data = Data(Path("unused"), degradation=degradation, photo_share=photo_share, workers=0)
-    return dataclasses.replace(tiny_config(), data=data)
+def run_on(degradation, photo_share=0.5, sampling="detailed"):
+    what = {"degradation": degradation, "photo_share": photo_share, "sampling": sampling}
+    return dataclasses.replace(tiny_config(), data=Data(Path("unused"), workers=0, **what))
 
 
 @pytest.mark.parametrize("photo_share", [0.0, 1.0])
@@ -128,3 +128,35 @@ def test_pictures_follow_each_other_by_their_numbers(tmp_path):
     for number in (10, 2, 1, 0):
         (tmp_path / f"{number}.png").touch()
     assert [path.stem for path in pictures_in(tmp_path)] == ["0", "1", "2", "10"]
+
+
+def paces(sampling):
+    """By how many frames of the clip each sample's frames are apart; below 0: backwards."""
+    clip = Held(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 3, 64, 96))
+    found = set()
+    for seed in range(10):
+        config = dataclasses.replace(run_on("bi", 0.0, sampling), seed=seed)
+        for step in range(config.steps):
+            for truth in Batches(config, Material([clip]), 4)[step][1]:
+                found |= set(truth[:, 0, 0, 0].int().diff().tolist())
+    return found
+
+
+def test_published_runs_see_time_run_forwards_at_its_own_speed():
+    assert paces("uniform") == {1}
+    assert paces("detailed") == {1, -1, 2, -2}
+
+
+def test_what_is_real_is_turned_before_it_is_spoilt(material, monkeypatch):
+    """Else a codec's frames would follow the one that they were predicted from backwards."""
+    seen = []
+
+    def spoilt(rng, frames, config, scale):
+        seen.append(frames)
+        return shrink(frames)
+
+    monkeypatch.setattr(data, "reduce_clip", spoilt)
+    for step in range(3):
+        truths = Batches(run_on("real"), material, 4)[step][1]
+        for given, truth in zip(seen[-2:], truths, strict=True):
+            assert torch.equal(given, truth)

@@ -10,8 +10,10 @@ from train_material import png, texture
 from vrestore.errors import InputError, UsageError
 from vrestore.train import footage
 from vrestore.train.config import Data
-from vrestore.train.data import Material, Reduced, clip_view, photo_view, shrink, view_of
+from vrestore.train.data import Material, Reduced
 from vrestore.train.footage import Box, Film, FrameFolder, Held, Photographs, read_frames
+from vrestore.train.reduction import shrink
+from vrestore.train.view import detailed_view, photo_view, view_of
 
 WHOLE = Box(0, 0, 64, 96)
 
@@ -154,7 +156,7 @@ def test_pictures_of_div2k_are_read_when_they_are_asked_for(tmp_path, monkeypatc
     assert torch.equal(material.photos[2], texture(2, 160, 240))
     assert torch.equal(Reduced(material.photos)[1], shrink(texture(1, 160, 240)[None])[0])
     view, _ = photo_view(np.random.default_rng(0), material.photos, 3, 12, 4)
-    assert view.pair(np.random.default_rng(0), None)[0].shape == (3, 3, 12, 12)
+    assert view.pair(shrink)[0].shape == (3, 3, 12, 12)
     assert len(read) == 3
 
 
@@ -164,7 +166,7 @@ def test_only_the_frames_of_a_sample_are_read(reds, monkeypatch):
     monkeypatch.setattr(footage, "read_frames", lambda p: read.append(p) or read_frames(p))
     counts = []
     for seed in range(8):
-        clip_view(np.random.default_rng(seed), clips, 4, 12, 4)
+        detailed_view(np.random.default_rng(seed), clips, 4, 12, 4)
         counts.append(len(read))
         read.clear()
     assert set(counts) == {4, 3 + 4}  # of three places the first frames, where they are compared
@@ -183,7 +185,7 @@ def test_a_crop_is_reduced_as_if_the_whole_frame_had_been(box):
     pixels = frames(2)
     y, x = box
     view = view_of(Held(pixels), range(2), Box(y, x, 48, 48), 4)
-    lq, gt = view.pair(np.random.default_rng(0), None)
+    lq, gt = view.pair(shrink)
     assert torch.equal(gt, pixels[..., y : y + 48, x : x + 48])
     whole = shrink(pixels)[..., y // 4 : y // 4 + 12, x // 4 : x // 4 + 12]
     assert (lq.int() - whole.int()).abs().max() <= 1

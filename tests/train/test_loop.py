@@ -29,13 +29,14 @@ from vrestore.train.config import (
     Teacher,
     read_config,
 )
-from vrestore.train.data import Batches, Material, shrink
+from vrestore.train.data import Batches, Material
 from vrestore.train.discriminator import UNetDiscriminator
 from vrestore.train.footage import read_frames
 from vrestore.train.losses import LOSSES
 from vrestore.train.network import begin, build_network, forward
 from vrestore.train.objective import Judges, objective, teach
 from vrestore.train.plot import plot
+from vrestore.train.reduction import shrink
 from vrestore.train.stop import Stop
 
 CPU = torch.device("cpu")

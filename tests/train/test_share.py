@@ -16,7 +16,8 @@ import sys, torch
 from pathlib import Path
 from train_material import adversarial_config, tiny_config, tiny_material, texture
 from vrestore.train import loop
-from vrestore.train.data import Material, shrink
+from vrestore.train.data import Material
+from vrestore.train.reduction import shrink
 hr = torch.stack([texture(5, 64, 96)] * 2)
 Material.load = staticmethod(lambda data: tiny_material())
 loop.load_validation = lambda *_: {"made": (shrink(hr), hr)}

@@ -25,7 +25,9 @@ class Data:
     large and are read as they are needed: ``reds`` (``CCC/00000000.png``; the four clips of REDS4
     are left out), ``vimeo90k`` (``sequences/00001/0001/im1.png``, those of ``vimeo90k_list``),
     ``videos`` (films without cuts), ``div2k`` (pictures, for the synthetic camera).
-    ``validation`` holds clips, or folders of frames.
+    ``validation`` holds clips, or folders of frames. ``sampling``: ``uniform`` as published runs
+    draw their samples, any place and time alike; ``detailed`` prefers detail, and lets time run at
+    twice its speed and backwards as well.
     """
 
     validation: Path
@@ -36,6 +38,7 @@ class Data:
     videos: Path | None = None
     div2k: Path | None = None
     degradation: Literal["bi", "bd", "real"] = "bi"
+    sampling: Literal["detailed", "uniform"] = "detailed"
     photo_share: float = 0.25  # of all samples, made of photographs under a synthetic camera
     workers: int = 1
 

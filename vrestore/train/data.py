@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vrestore.errors import InputError, UsageError, VrestoreError
-from vrestore.evaluate.degradations import bd, bi
-from vrestore.train.camera import flow_between, gentle_pair, moving_views
-from vrestore.train.config import Data, TrainConfig
+from vrestore.train.camera import gentle_pair
+from vrestore.train.config import Data, Stage, TrainConfig
 from vrestore.train.footage import (
     SCALE,
-    Box,
     Clip,
     Held,
     Photographs,
@@ -32,66 +30,10 @@ from vrestore.train.footage import (
     reds_clips,
     vimeo90k_clips,
 )
-from vrestore.train.real_world import degrade
+from vrestore.train.reduction import reduce_clip, shrink
 from vrestore.train.share import ALONE, Share
 from vrestore.train.stop import leave_to_main
-
-HALO_PX = 16  # high-resolution margin around a patch: two reaches of the x1/4 kernel
-
-
-def shrink(frames: Tensor, scale: int = SCALE) -> Tensor:
-    """The field's BI input: MATLAB bicubic by 1/4, rounded to 8 bit; uint8 in and out.
-
-    At scale 1 the frames as they are.
-    """
-    return bi(frames.float(), scale).round().clamp(0, 255).to(torch.uint8)
-
-
-def blur_and_shrink(frames: Tensor) -> Tensor:
-    """The field's BD input: a Gaussian, then every fourth pixel; uint8 in and out."""
-    return bd(frames.float(), SCALE).round().clamp(0, 255).to(torch.uint8)
-
-
-def reduce_clip(
-    rng: np.random.Generator, frames: Tensor, config: TrainConfig, scale: int
-) -> Tensor:
-    """What a network of that scale is to restore, as the run asks for it; uint8 in and out.
-
-    UsageError where that has nothing to restore.
-    """
-    kind = config.data.degradation
-    if kind == "real":
-        return degrade(rng, frames, config.real, scale)
-    if scale == 1:
-        raise UsageError(
-            f"[data]: degradation {kind!r} only makes frames smaller, and this network is to leave "
-            'them at their size: there is nothing to undo; say degradation = "real"'
-        )
-    return blur_and_shrink(frames) if kind == "bd" else shrink(frames)
-
-
-@dataclass(frozen=True)
-class View:
-    """What is seen ``(T, 3, H, W)`` uint8, the patch in it, and HR margins around that.
-
-    ``scale``: how many pixels of it are one of the input, to a side. The margins are there so that
-    a patch is reduced as if it had been cut afterwards.
-    """
-
-    seen: Tensor
-    patch: Box
-    scale: int
-
-    def pair(self, rng: np.random.Generator, config: TrainConfig | None) -> tuple[Tensor, Tensor]:
-        """LR ``(T, 3, p, p)`` and HR; BI where there is no ``config``."""
-        p, scale = self.patch, self.scale
-        gt = self.seen[..., p.top : p.top + p.height, p.left : p.left + p.width]
-        if config is not None and config.data.degradation == "real":
-            # The papers cut first: margins are no matter.
-            return reduce_clip(rng, gt, config, scale), gt
-        low = reduce_clip(rng, self.seen, config, scale) if config else shrink(self.seen, scale)
-        top, left, height, width = (v // scale for v in (p.top, p.left, p.height, p.width))
-        return low[..., top : top + height, left : left + width], gt
+from vrestore.train.view import Turn, detailed_view, photo_view, uniform_view
 
 
 @dataclass(frozen=True)
@@ -158,16 +100,28 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         stage = self.config.stage_at(step)
+        whose = range(self.share.rank, stage.batch, self.share.world)
+        made = [
+            self.sample(np.random.default_rng((self.config.seed, 0, step, i)), stage) for i in whose
+        ]
+        return torch.stack([lq for lq, _ in made]), torch.stack([gt for _, gt in made])
+
+    def sample(self, rng: np.random.Generator, stage: Stage) -> tuple[Tensor, Tensor]:
+        """LR ``(T, 3, p, p)`` and HR of one place, turned."""
+        data, size = self.config.data, (stage.frames, stage.patch, self.scale)
         clips, photos = self.fitting[stage], self.material.photos
-        samples = []
-        for i in range(self.share.rank, stage.batch, self.share.world):
-            rng = np.random.default_rng((self.config.seed, 0, step, i))
-            if photos and (rng.random() < self.config.data.photo_share or not clips):
-                view, _ = photo_view(rng, photos, stage.frames, stage.patch, self.scale)
-            else:
-                view = clip_view(rng, clips, stage.frames, stage.patch, self.scale)
-            samples.append(augment(rng, *view.pair(rng, self.config)))
-        return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
+        plain = data.sampling == "uniform"
+        if photos and (rng.random() < data.photo_share or not clips):
+            view, _ = photo_view(rng, photos, *size)
+        else:
+            view = (uniform_view if plain else detailed_view)(rng, clips, *size)
+        if data.degradation != "real":
+            lq, gt = view.pair(lambda seen: reduce_clip(rng, seen, self.config, self.scale))
+            turn = Turn.drawn(rng, 0.0 if plain else 0.5)
+            return turn(lq), turn(gt)
+        # As published: cut and turned first, so that a codec goes the way that time does.
+        gt = Turn.drawn(rng, 0.0 if plain else 0.5)(view.truth)
+        return reduce_clip(rng, gt, self.config, self.scale), gt
 
 
 class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
@@ -204,9 +158,9 @@ class FlowPairs(Dataset[tuple[Tensor, Tensor]]):
                 lq, truth = gentle_pair(rng, self.reduced, flow.tied_patch, flow.tied_reach)
             elif i % 2 == 0 or not self.clips:
                 view, truth = photo_view(rng, self.photos, 2, flow.patch, SCALE)
-                lq, _ = view.pair(rng, None)
+                lq, _ = view.pair(shrink)
             else:
-                lq, _ = clip_view(rng, self.clips, 2, flow.patch, SCALE).pair(rng, None)
+                lq, _ = detailed_view(rng, self.clips, 2, flow.patch, SCALE).pair(shrink)
                 truth = torch.full((2, flow.patch, flow.patch), math.nan)
             pairs.append(lq)
             truths.append(truth)
@@ -257,69 +211,3 @@ class _Told(Dataset[Any]):
             return self.data[index]
         except (VrestoreError, OSError) as error:
             return error
-
-
-def clip_view(
-    rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int, scale: int
-) -> View:
-    """A place and time of a clip; of three, mostly the most detailed.
-
-    What is soft teaches little: bicubic enlarges it as well. Of the others only the first frame is
-    read.
-    """
-    places = [random_place(rng, clips, frames, patch, scale) for _ in range(3)]
-    chosen = places[-1]
-    if rng.random() < 0.6:
-        firsts = (view_of(clip, times[:1], box, scale) for clip, times, box in places)
-        scores = [detail(view.pair(rng, None)[0][0]) for view in firsts]
-        chosen = places[max(range(3), key=lambda i: (scores[i], i))]
-    return view_of(*chosen, scale)
-
-
-def random_place(
-    rng: np.random.Generator, clips: Sequence[Clip], frames: int, patch: int, scale: int
-) -> tuple[Clip, range, Box]:
-    """Any clip, frames and patch of it, one in ten at twice the speed."""
-    clip = clips[int(rng.integers(len(clips)))]
-    stride = 2 if rng.random() < 0.1 and clip.frames > 2 * frames else 1
-    t = int(rng.integers(clip.frames - (frames - 1) * stride))
-    y = int(rng.integers(clip.height // scale - patch + 1))
-    x = int(rng.integers(clip.width // scale - patch + 1))
-    times = range(t, t + (frames - 1) * stride + 1, stride)
-    return clip, times, Box(y * scale, x * scale, patch * scale, patch * scale)
-
-
-def view_of(clip: Clip, times: Sequence[int], box: Box, scale: int) -> View:
-    """The patch with as much around it as reaches it, or as there is up to the frame's border."""
-    top, left = max(box.top - HALO_PX, 0), max(box.left - HALO_PX, 0)
-    bottom = min(box.top + box.height + HALO_PX, clip.height)
-    right = min(box.left + box.width + HALO_PX, clip.width)
-    seen = clip.crop(times, Box(top, left, bottom - top, right - left))
-    return View(seen, Box(box.top - top, box.left - left, box.height, box.width), scale)
-
-
-def detail(picture: Tensor) -> float:
-    """Mean absolute difference of neighbouring green values of ``(3, h, w)``."""
-    green = picture[1].float()
-    return float(green.diff(dim=0).abs().mean() + green.diff(dim=1).abs().mean())
-
-
-def photo_view(
-    rng: np.random.Generator, photos: Sequence[Tensor], frames: int, patch: int, scale: int
-) -> tuple[View, Tensor]:
-    """A photograph under the synthetic camera, and the exact LR flow from frame 0 to frame 1.
-
-    Flow ``(2, p, p)`` in LR pixels.
-    """
-    photo = photos[int(rng.integers(len(photos)))]
-    side = patch * scale
-    seen, cameras = moving_views(rng, photo, frames, side + 2 * HALO_PX)
-    flow = flow_between(cameras[0], cameras[min(1, frames - 1)], patch, scale)
-    return View(seen, Box(HALO_PX, HALO_PX, side, side), scale), flow
-
-
-def augment(rng: np.random.Generator, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
-    """The eight flips and turns, and time run backwards; the same for both."""
-    dims = [dim for dim in (-1, -2, 0) if rng.random() < 0.5]
-    lq, gt = lq.flip(dims), gt.flip(dims)
-    return (lq.mT, gt.mT) if rng.random() < 0.5 else (lq, gt)

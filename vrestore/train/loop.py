@@ -20,7 +20,7 @@ from vrestore.evaluate.metrics import luma, psnr, to_8bit
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import Network
 from vrestore.train.config import TrainConfig, to_toml
-from vrestore.train.data import Batches, Material, batches, reduce_clip
+from vrestore.train.data import Batches, Material, batches
 from vrestore.train.flow import warm_up_flow
 from vrestore.train.footage import pictures_in, read_frames
 from vrestore.train.gradients import Gradients
@@ -44,6 +44,7 @@ from vrestore.train.records import (
     write_curves,
     write_row,
 )
+from vrestore.train.reduction import reduce_clip
 from vrestore.train.share import Share
 from vrestore.train.stop import Stop
 
