@@ -11,7 +11,8 @@ import torch
 from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
 from vrestore.engine import memory
-from vrestore.engine.costs import costs, measured
+from vrestore.engine.costs import costs
+from vrestore.engine.ghosts import measured
 from vrestore.engine.lengths import TILES_SAVE, Lengths, fitting, kept_on_disk, need
 from vrestore.engine.memory import at_hand, resident
 from vrestore.engine.restorer import Restorer
@@ -169,24 +170,6 @@ def test_what_lies_free_amid_the_heap_is_at_hand(monkeypatch):
     monkeypatch.setattr(memory, "give_back_freed_memory", asked.append)
     monkeypatch.setattr(memory, "resident", lambda: 100 << 20 if asked else 500 << 20)
     assert at_hand(GIB, CPU) == round(memory.SPARE * GIB) - (100 << 20)
-
-
-@pytest.mark.parametrize(("cap", "first"), [(GIB, "planned"), (None, "shared out")])
-def test_a_cap_is_shared_out_when_all_that_planning_loads_is_there(cap, first, monkeypatch):
-    done = []
-
-    def planned(*args, **kwargs):
-        done.append("planned")
-        return 0
-
-    def shared_out(memory, device):
-        done.append("shared out")
-        return GIB
-
-    monkeypatch.setattr("vrestore.engine.restorer.need", planned)
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", shared_out)
-    Restorer(small_basicvsr(), precision="fp32", device="cpu", memory=cap).lengths(16, 16)
-    assert done[0] == first
 
 
 def test_a_cap_makes_chunks_shorter(caplog):

@@ -200,6 +200,17 @@ def test_the_published_figure_follows_the_input_that_is_found(tmp_path):
     assert of_bd.published.psnr == 21.80
 
 
+def test_beside_input_of_unknown_making_stands_no_published_figure(tmp_path):
+    lq, gt = write_set(tmp_path, {"calendar": 2}, size=(64, 96))
+    (lq / "calendar").rename(tmp_path / "clean")
+    noise = torch.randint(-9, 10, (2, 3, 16, 24), generator=torch.Generator().manual_seed(0))
+    clean = torch.from_numpy(stored(tmp_path / "clean")) / 255
+    write_clip(lq / "calendar", (clean + noise / 255).clamp(0, 1).float())
+    found = scored(dataclasses.replace(find("vid4"), namings=()), lq, gt)
+    assert found.published is None
+    assert "input: of unknown making: not BI (MATLAB bicubic), which published" in found.lines()[1]
+
+
 def test_videolq_is_scored_by_niqe_on_three_frames(tmp_path):
     clip = moving(100, 40, 60)
     write_clip(tmp_path / "lq" / "000", clip)

@@ -26,8 +26,8 @@ from networks import (
 from vrestore import Restorer
 from vrestore.engine import exact, kept
 from vrestore.engine import restorer as restoring
-from vrestore.engine.costs import _Alive
 from vrestore.engine.exact import Again
+from vrestore.engine.ghosts import Alive
 from vrestore.engine.lengths import Lengths, need
 from vrestore.errors import OutOfMemory
 
@@ -134,7 +134,7 @@ def test_exact_keeps_no_edge_of_the_pass_that_renders():
     most = []
     for frames in (32, 128):
         clip = moving_clip(4, 24, 24)
-        with torch.no_grad(), _Alive() as alive:
+        with torch.no_grad(), Alive() as alive:
             for out in restorer.stream([clip[i % 4] for i in range(frames)]):
                 del out
         most.append(alive.most)

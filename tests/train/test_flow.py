@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -9,8 +10,9 @@ from vrestore.errors import ModelError
 from vrestore.models.layers import warp
 from vrestore.models.spynet import SPyNet
 from vrestore.train import flow
+from vrestore.train.camera import gentle_pair
 from vrestore.train.config import FlowWarmUp
-from vrestore.train.data import FlowPairs, gentle_pair
+from vrestore.train.data import FlowPairs
 from vrestore.train.network import build_network
 from vrestore.train.share import Share
 from vrestore.train.stop import Stop
@@ -47,6 +49,16 @@ def test_tied_levels_are_one_network_and_then_each_its_own(spynet, tmp_path):
     levels = [list(level.parameters()) for level in spynet.basic_module]
     assert not torch.equal(levels[0][0], before[0])
     assert not torch.equal(levels[0][0], levels[1][0])
+
+
+def test_what_tied_levels_learned_is_every_levels_though_no_step_follows(spynet, tmp_path):
+    config = tiny_config()
+    alone = dataclasses.replace(config, flow=dataclasses.replace(config.flow, steps=0))
+    flow.warm_up_flow(spynet, alone, tiny_material(), tmp_path, CPU)
+    first, *others = (level.state_dict() for level in spynet.basic_module)
+    for other in others:
+        for name, value in first.items():
+            assert torch.equal(other[name], value)
 
 
 def test_a_warm_up_stopped_and_resumed_is_the_one_that_was_never_stopped(

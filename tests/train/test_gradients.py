@@ -64,7 +64,7 @@ def network(config, device=CPU):
 
 
 def gradients_of(config, records=True):
-    made = Gradients(network(config), Judges.of(config, CPU), config, CPU)
+    made = Gradients(network(config), Judges.of(config, 4, CPU), config, CPU)
     assert not made.records  # on a CPU
     made.records = records
     return made
@@ -85,7 +85,7 @@ def wanted(net, lq, gt, stage, config):
     net.zero_grad(set_to_none=True)
     small, large = (x.float() / 255 for x in (lq, gt))
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        judged = Judges.of(config, CPU)
+        judged = Judges.of(config, 4, CPU)
         loss, output, truth = objective(net, small, large, stage, judged, config)
     loss.backward()
     return Made(loss.detach(), output.detach(), truth), grads_of(net)
@@ -259,7 +259,7 @@ def test_stages_with_an_adversary_are_never_recorded(recorded):
 def test_runs_with_dropout_are_not_recorded(monkeypatch, share):
     monkeypatch.setattr(gradients.torch.cuda, "Stream", lambda device: None)
     config = dataclasses.replace(tiny_config(), dropout=share)
-    judges = Judges.of(config, CPU)
+    judges = Judges.of(config, 4, CPU)
     made = Gradients(network(config), judges, config, torch.device("cuda"))
     assert made.records == (share == 0)
 
@@ -281,7 +281,7 @@ def test_on_a_gpu_recorded_steps_learn_what_steps_one_by_one_learn(precision):
     device, losses = torch.device("cuda"), {}
     for records in (True, False):
         net = network(config, device)
-        made = Gradients(net, Judges.of(config, device), config, device)
+        made = Gradients(net, Judges.of(config, 4, device), config, device)
         made.records = records
         optimiser = torch.optim.Adam(net.parameters(), 1e-3)
         losses[records] = []

@@ -19,7 +19,7 @@ from vrestore.errors import InputError, ModelError, UsageError
 from vrestore.models.checkpoint import save_network
 from vrestore.models.resize import imresize
 from vrestore.models.temporal import FrameNetwork
-from vrestore.train import gradients, loop
+from vrestore.train import gradients, loop, rival
 from vrestore.train.config import (
     Adversary,
     Data,
@@ -46,6 +46,7 @@ CPU = torch.device("cpu")
 def on_made_pictures(monkeypatch):
     hr = torch.stack([texture(5, 64, 96).roll(2 * t, -1) for t in range(4)])
     monkeypatch.setattr(Material, "load", staticmethod(lambda data: tiny_material()))
+    monkeypatch.setattr(loop, "validation_clips", lambda folder: {"made": folder})
     monkeypatch.setattr(loop, "load_validation", lambda *_: {"made": (shrink(hr), hr)})
 
 
@@ -166,7 +167,7 @@ def test_a_discriminator_that_goes_astray_stops_the_run_before_it_is_saved(
         return teach(*given) * (math.nan if len(calls) == 2 else 1.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "teach", astray)
+        patch.setattr(rival, "teach", astray)
         with pytest.raises(FloatingPointError, match="discriminator's loss or gradient is nan"):
             loop.train(config, tmp_path, CPU, None)
     assert (tmp_path / "bad_batch_0.pt").exists()
@@ -261,13 +262,22 @@ def test_a_run_with_a_discriminator_is_resumed_to_the_same_losses(
     assert len(set(losses[0])) == config.steps
 
 
+@pytest.mark.parametrize(("patch", "scale"), [(33, 4), (12, 1)])
+def test_a_discriminator_is_given_sides_that_it_can_halve(patch, scale):
+    config = adversarial_config()
+    assert Judges.of(config, 4, CPU).discriminator is not None
+    stages = tuple(dataclasses.replace(stage, patch=patch) for stage in config.stage)
+    with pytest.raises(UsageError, match=rf"stage\.1\.patch = {patch}: .* multiple of 8"):
+        Judges.of(dataclasses.replace(config, stage=stages), scale, CPU)
+
+
 @pytest.mark.parametrize("kind", ["loss_share", "cleaning", "perceptual", "teacher", "gan"])
 def test_every_kind_of_loss_counts(judges, kind):
     torch.manual_seed(0)
     config = with_everything(**judges)
     net = build_network(config.network)
     begin(net, config)
-    judged = Judges.of(config, CPU)
+    judged = Judges.of(config, 4, CPU)
     judged.discriminator.eval()  # its vectors stay
     lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
     nothing = dict.fromkeys(("loss_share", "cleaning", "perceptual", "teacher", "gan"), 0.0)
@@ -292,7 +302,7 @@ def test_a_teacher_that_makes_something_else_is_refused(judges, tmp_path):
     net = build_network(config.network)
     lq, gt = (x.float() / 255 for x in Batches(config, tiny_material(), 4)[0])
     with pytest.raises(UsageError, match=r"\[teacher\]: it makes \(2, 1, 3, 48, 48\)"):
-        objective(net, lq, gt, config.stage[0], Judges.of(config, CPU), config)
+        objective(net, lq, gt, config.stage[0], Judges.of(config, 4, CPU), config)
 
 
 @pytest.mark.parametrize("name", ["edvr", "basicvsrpp"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vrestore.errors import ModelError, OutputError
-from vrestore.train.records import forget_rows_after, load, save, write_row
+from vrestore.train.records import keep_config, load, resume_log, save, write_row
 
 CPU = torch.device("cpu")
 
@@ -50,13 +50,30 @@ def test_a_damaged_state_is_told_in_a_line(tmp_path):
 
 
 def test_rows_that_are_done_again_leave_the_log(tmp_path):
-    log = tmp_path / "log.csv"
-    forget_rows_after(5, log)
+    log, columns = tmp_path / "log.csv", ["step", "loss"]
+    assert resume_log(log, 5, columns) == columns
     assert not log.exists()
     log.write_text("")  # a run killed as it opened it
-    forget_rows_after(5, log)
+    assert resume_log(log, 5, columns) == columns
     for step in (2, 4, 6):
-        write_row(log, {"step": step, "loss": 0.5}, ["step", "loss"])
-    forget_rows_after(4, log)
+        write_row(log, {"step": step, "loss": 0.5}, columns)
+    assert resume_log(log, 4, columns) == columns
     assert log.read_text().split() == ["step,loss", "2,0.5", "4,0.5"]
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_clip_that_is_validated_from_now_on_has_a_column_of_its_own(tmp_path):
+    log = tmp_path / "log.csv"
+    write_row(log, {"step": 1, "dog": 0.5}, ["step", "dog"])
+    columns = resume_log(log, 1, ["step", "cat"])
+    write_row(log, {"step": 2, "cat": 0.7}, columns)
+    assert log.read_text().split() == ["step,dog,cat", "1,0.5,", "2,,0.7"]
+
+
+def test_what_a_run_was_before_it_was_changed_is_kept(tmp_path):
+    keep_config(tmp_path, "seed = 1\n", 0)
+    keep_config(tmp_path, "seed = 1\n", 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    keep_config(tmp_path, "seed = 2\n", 7)
+    assert (tmp_path / "config.toml").read_text() == "seed = 2\n"
+    assert (tmp_path / "config_to_step_7.toml").read_text() == "seed = 1\n"

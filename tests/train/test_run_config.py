@@ -71,12 +71,6 @@ def test_a_config_made_in_python_is_saved_as_well(tmp_path):
     assert read.network["spynet_widths"] == [4, 4, 4, 4]
 
 
-def test_a_discriminator_is_given_sides_that_it_can_halve():
-    gan = next(path for path in RECIPES if path.stem == "realbasicvsr_gan")
-    with pytest.raises(UsageError, match="patch 33"):
-        read_config(gan, ["stage.0.patch=33"])
-
-
 @pytest.mark.parametrize(
     "change",
     [

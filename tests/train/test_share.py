@@ -20,24 +20,31 @@ from vrestore.train.data import Material
 from vrestore.train.reduction import shrink
 hr = torch.stack([texture(5, 64, 96)] * 2)
 Material.load = staticmethod(lambda data: tiny_material())
-loop.load_validation = lambda *_: {"made": (shrink(hr), hr)}
+if sys.argv[3] == "validated":
+    loop.validation_clips = lambda folder: {"made": folder}
+    loop.load_validation = lambda *_: {"made": (shrink(hr), hr)}
 loop.train(eval(sys.argv[2])(), Path(sys.argv[1]), torch.device("cpu"), None)
 """
 
 
-def start(folder, config, rank, world, port):
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(folder, config, rank, world, port, validation="validated", **told):
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     environment = os.environ | {k: str(v) for k, v in places.items()}
     paths = [str(Path(__file__).parent), *sys.path]
     environment |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), config], env=environment)
+    command = [sys.executable, "-c", RUN, str(folder), config, validation]
+    return subprocess.Popen(command, env=environment, **told)
 
 
 @pytest.mark.parametrize("config", [tiny_config, adversarial_config])
 def test_two_processes_train_what_one_process_trains(config, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     running = [start(tmp_path / "two", config.__name__, rank, 2, port) for rank in (0, 1)]
     running.append(start(tmp_path / "one", config.__name__, 0, 1, port))
     assert [process.wait(250) for process in running] == [0, 0, 0]
@@ -54,6 +61,13 @@ def test_two_processes_train_what_one_process_trains(config, tmp_path):
         for name in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_no_process_waits_for_one_that_found_no_validation_clips(tmp_path):
+    port, told = free_port(), {"stderr": subprocess.PIPE, "text": True}
+    running = [start(tmp_path, "tiny_config", rank, 2, port, "missing", **told) for rank in (0, 1)]
+    for process in running:
+        assert "mend [data] validation" in process.communicate(timeout=100)[1]
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():

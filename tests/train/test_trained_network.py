@@ -21,6 +21,7 @@ from vrestore.models.layers import ConvResidualBlocks
 from vrestore.models.temporal import Seen, WindowNetwork
 from vrestore.train.config import FlowWarmUp
 from vrestore.train.network import (
+    DroppedConv2d,
     begin,
     build_network,
     drop_before_last,
@@ -267,6 +268,13 @@ def test_dropout_drops_before_the_last_convolution_in_training_alone(make):
     assert not torch.equal(first, expected)
     torch.manual_seed(0)
     assert torch.equal(net(clip), first)
+
+
+def test_dropout_leaves_a_cleaner_as_it_is():
+    net = build_network({"name": "frrealbasicvsr", **SIZES["frrealbasicvsr"]})
+    drop_before_last(net, 0.5)
+    dropped = [name for name, m in net.named_modules() if isinstance(m, DroppedConv2d)]
+    assert dropped == ["conv_last"]
 
 
 def test_dropout_needs_a_last_convolution():

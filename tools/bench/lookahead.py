@@ -20,7 +20,8 @@ from vrestore.evaluate.metrics import luma, psnr
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.catalogue import load_model
 from vrestore.models.iconvsr import IconVSR
-from vrestore.train.data import read_frames, shrink
+from vrestore.train.footage import read_frames
+from vrestore.train.reduction import shrink
 
 CROP = 4
 RANDOM = {

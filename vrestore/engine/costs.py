@@ -7,8 +7,6 @@ size; what is alive at once is added up, and what they would multiply.
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from vrestore.engine.ghosts import bytes_of, measured
 from vrestore.engine.precision import rounded_weights
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Seen, WindowNetwork
 
@@ -124,7 +120,7 @@ def _costs(net: Network, height: int, width: int, dtype: torch.dtype) -> Costs:
         one = measured(lambda: ghost.features(frame))
         window = [one.result] * (ghost.before + 1 + ghost.after)
         last = measured(lambda: ghost.fuse(window))
-        held, work = len(window) * _bytes(one.result), (one.multiplications, last.multiplications)
+        held, work = len(window) * bytes_of(one.result), (one.multiplications, last.multiplications)
         return Costs(0, held, one.most, last.most, out, *work)
     own = _of_recurrent(ghost, frame, out)
     return own if ghost.first is None else _with(own, costs(ghost.first, height, width, dtype))
@@ -151,7 +147,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
     ]
     x = kinds[0].result
     flow = measured(lambda: net.flow(x, x))
-    moments = [_bytes((frame, kind.result, flow.result)) for kind in kinds]
+    moments = [bytes_of((frame, kind.result, flow.result)) for kind in kinds]
     steps = []
     features: dict[str, Tensor] = {}
     passes = []
@@ -169,7 +165,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
             PassCosts(
                 runs_ahead=pass_.step < 0 or net.read_ahead(pass_),
                 read_ahead=net.read_ahead(pass_),
-                state=_bytes(states[0]),
+                state=bytes_of(states[0]),
                 order=pass_.order,
                 kept=not last or pass_.step < 0,
                 work=steps[-1].multiplications,
@@ -188,30 +184,6 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
     )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a function gave, the most bytes of new tensors alive at once in it, and its
-    multiplications."""
-
-    result: Any
-    most: int
-    multiplications: int
-
-
-def measured(run: Callable[[], Any]) -> Measured:
-    """Run it, and see what it took."""
-    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Alive() as alive:
-        result = run()
-    return Measured(result, alive.most, flops.get_total_flops() // 2)
-
-
-def _bytes(tensors: Any) -> int:
-    """Of all the tensors, each storage once."""
-    leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
-    storages = {leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes() for leaf in leaves}
-    return sum(storages.values())
-
-
 class _Rounding(TorchFunctionMode):
     """Convolutions round what they are given to the type of their weights, as under autocast."""
 
@@ -220,47 +192,3 @@ class _Rounding(TorchFunctionMode):
             x, weight, *rest = args
             args = (x.to(weight.dtype), weight, *rest)
         return func(*args, **(kwargs or {}))
-
-
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that are made under it, as long as a tensor uses them."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
-        self._users: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-        }  # fmt: skip
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._count(leaf, given)
-        self.most = max(self.most, self.now)
-        return out
-
-    def _count(self, tensor: Tensor, given: set[int]) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in given and key not in self._users:
-            return  # it was there before
-        if key not in self._users:
-            self._users[key] = 0
-            self.now += size
-        self._users[key] += 1
-        weakref.finalize(tensor, self._forget, key, size).atexit = False
-
-    def _forget(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
-            self.now -= size

@@ -160,9 +160,6 @@ class Restorer:
         if size not in self._chosen:
             chosen = self._asked
             if self._fits:
-                if self.memory is not None:
-                    # Planning loads code of its own, which is in use before the rest is shared out.
-                    self.need(height, width, chosen)
                 budget = at_hand(self.memory, self.device)
                 chosen = fitting(
                     self.network,

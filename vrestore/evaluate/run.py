@@ -91,9 +91,9 @@ def evaluate(
                 made = told_input(clip, lq, restorer.scale)
             with measures_of(clip, lq, restorer.scale, protocol, scoring, instruments) as measures:
                 found.append(score_clip(clip, lq, run, protocol, scoring, pack, measures))
-    beside = None  # a part of a set has no published figure
-    if protocol.is_whole([clip.name for clip in clips]):
-        beside = published(model, protocol.name, made or protocol.degradation)
+    beside = None  # a part of a set has no published figure, nor has input of unknown making
+    if protocol.is_whole([clip.name for clip in clips]) and (made or not protocol.degradation):
+        beside = published(model, protocol.name, made)
     return Evaluation(
         protocol=protocol,
         model=model,

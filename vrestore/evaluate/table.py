@@ -144,7 +144,7 @@ class Evaluation:
             f"{self.protocol.title}, {of(len(self.clips), 'clip')}: {self.model}; "
             f"{', '.join(head)}",
             f"  judged in {self.protocol.channel}, crop {self.crop}; "
-            f"input: {INPUTS.get(self.made_by or '', 'of unknown making')}",
+            f"input: {INPUTS.get(self.made_by or '', self._unknown)}",
         ]
         names = _columns(self.mean)
         if not names:
@@ -158,6 +158,12 @@ class Evaluation:
         if self.flow_between:
             text.append(FLOW.format(self.flow_between))
         return [*text, f"  {self.speed}"]
+
+    @property
+    def _unknown(self) -> str:
+        asked = self.protocol.degradation
+        known = f": not {INPUTS[asked]}, which published figures are of" if asked else ""
+        return f"of unknown making{known}"
 
     @property
     def speed(self) -> str:

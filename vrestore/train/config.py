@@ -190,9 +190,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_ranges()
-        for stage in self.stage:
-            if stage.gan and stage.patch % 2:
-                raise UsageError(f"patch {stage.patch}: a discriminator needs an even one")
         for section in ("perceptual", "teacher"):
             if getattr(self, section) is None and any(getattr(s, section) for s in self.stage):
                 raise UsageError(f"a stage asks for {section}: name its weights in [{section}]")

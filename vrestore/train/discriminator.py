@@ -44,6 +44,8 @@ class UNetDiscriminator(nn.Module):
     ``skip_connection`` adds what was seen on the way down to what is made on the way up.
     """
 
+    multiple = 8  # what the sides of a picture are
+
     def __init__(
         self, num_in_ch: int = 3, num_feat: int = 64, skip_connection: bool = True
     ) -> None:

@@ -58,9 +58,6 @@ def warm_up_flow(
     seen: list[tuple[float, float]] = []
     data = FlowPairs(config, material, share)
     for pairs, truth in batches(data, step, config.data.workers):
-        if step == plan.tied_steps:
-            for level in spynet.basic_module:
-                level.load_state_dict(one.state_dict())
         for group in optimiser.param_groups:
             group["lr"] = flow_rate_at(step, plan)
         net = tied if step < plan.tied_steps else spynet
@@ -77,6 +74,9 @@ def warm_up_flow(
         nn.utils.clip_grad_norm_(spynet.parameters(), plan.clip)
         optimiser.step()
         step += 1
+        if step == plan.tied_steps:
+            for level in spynet.basic_module:
+                level.load_state_dict(one.state_dict())
         seen.append(errors)
         if share.rank == 0 and step % config.log_every == 0:
             error, still = (sum(column) / len(seen) for column in zip(*seen, strict=True))

@@ -34,17 +34,19 @@ from vrestore.train.network import (
     restored,
     share_flow,
 )
-from vrestore.train.objective import Judges, teach
+from vrestore.train.objective import Judges
 from vrestore.train.records import (
-    forget_rows_after,
+    keep_config,
     load,
     open_curves,
+    resume_log,
     save,
     save_strip,
     write_curves,
     write_row,
 )
 from vrestore.train.reduction import reduce_clip
+from vrestore.train.rival import Rival
 from vrestore.train.share import Share
 from vrestore.train.stop import Stop
 
@@ -60,7 +62,8 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
     Whether the end is reached.
 
     ``run/state.pt`` holds all that a later call needs to go on as if never stopped;
-    ``run/config.toml`` the run as it was asked for, ``run/log.csv`` one row per ``log_every``
+    ``run/config.toml`` the run as it was asked for, ``config_to_step_N.toml`` as it was asked for
+    before; ``run/log.csv`` one row per ``log_every``
     steps, ``run/strips`` pictures of every validation. FloatingPointError where the loss is no
     number, or the error ``WILD_FACTOR`` times what it was for ``WILD_STEPS`` steps: the batch is
     kept in ``run/bad_batch_RANK.pt``.
@@ -79,8 +82,9 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
     if config.dropout:
         drop_before_last(net, config.dropout)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    judges = Judges.of(config, device)
+    judges = Judges.of(config, net.scale, device)
     material = Material.load(config.data)
+    validated = validation_clips(config.data.validation)  # in every process: all end where one does
     validation = load_validation(config, net.scale, VALIDATED_FRAMES) if share.rank == 0 else {}
     log.info("%d clips, %d photographs", len(material.clips), len(material.photos))
     run.mkdir(parents=True, exist_ok=True)
@@ -92,23 +96,20 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         share_flow(net, new)
     ema = copy.deepcopy(net).requires_grad_(False).eval()
     optimiser = build_optimiser(net, config)
-    rival = judges.discriminator
-    rival_optimiser = (
-        torch.optim.Adam(rival.parameters(), config.gan.rate, (0.9, 0.99)) if rival else None
-    )
+    rival = Rival(judges.discriminator, config, share) if judges.discriminator else None
     gradients = Gradients(net, judges, config, device)
     watch = Watch()
     step = 0
     losses: list[float] = []  # since the last row of the log
     if state is not None:
-        restore_state(state, state_file, net, ema, optimiser, rival, rival_optimiser)
+        restore_state(state, state_file, net, ema, optimiser, rival)
         watch = Watch(*state.get("watch", ()))
         step, losses = int(state["step"]), list(state.get("losses", ()))
         log.info("resumed at step %d", step)
-    curves = None
+    curves, columns = None, ["step", "loss", "norm", "s_per_step", *validated]
     if share.rank == 0:  # only now: a run that is refused changes nothing there
-        (run / "config.toml").write_text(to_toml(config), "utf-8")
-        forget_rows_after(step, run / "log.csv")
+        keep_config(run, to_toml(config), step)
+        columns = resume_log(run / "log.csv", step, columns)
         curves = open_curves(run, step)
 
     first = timed = step
@@ -133,18 +134,10 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
             usual = watch.usual
             log.warning("step %d: mean error %.3g, where %.3g was usual", step, error, usual)
         optimiser.step()
-        if stage.gan and rival is not None and rival_optimiser is not None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                rival_loss = teach(rival, made.output, made.truth, config)
-            rival_optimiser.zero_grad(set_to_none=True)
-            rival_loss.backward()  # type: ignore[no-untyped-call]
-            share.average_gradients(rival.parameters())
-            rival_norm = nn.utils.clip_grad_norm_(rival.parameters(), math.inf)  # clips nothing
-            watched = share.average(rival_loss.item(), device) + rival_norm.item()
-            if not math.isfinite(watched):
-                trouble = f"the discriminator's loss or gradient is {watched}"
+        if stage.gan and rival is not None:
+            trouble = rival.learn(made.output, made.truth)
+            if trouble:
                 raise stray(trouble, step, (lq, gt), run, share)
-            rival_optimiser.step()
         step += 1
         update_average(ema, net, min(config.optimiser.ema, (1 + step) / (10 + step)))
 
@@ -166,15 +159,14 @@ def train(config: TrainConfig, run: Path, device: torch.device, stop: Stop | Non
         if step % config.log_every == 0 or gains:  # not where it is stopped: it is the same log
             row = {"step": step, "loss": sum(losses) / len(losses), "norm": float(norm)}
             row |= {"s_per_step": seconds}
-            write_row(run / "log.csv", row | gains, [*row, *validation])
+            write_row(run / "log.csv", row | gains, columns)
             write_curves(curves, row | gains)
             log.info("step %d loss %.5f %.2f s/step %s", step, row["loss"], seconds, gains or "")
             losses, timed, tick = [], step, time.monotonic()
         if step % config.save_every == 0 or last:
             parts = {"net": net, "ema": ema, "optimiser": optimiser}
-            if rival is not None and rival_optimiser is not None:
-                parts |= {"rival": rival, "rival_optimiser": rival_optimiser}
             state = {name: part.state_dict() for name, part in parts.items()}
+            state |= rival.state() if rival is not None else {}
             state |= {"step": step, "new": new, "watch": watch.kept(), "losses": losses}
             save(state_file, state)
         if stopped and step < config.steps:
@@ -271,23 +263,26 @@ def load_validation(
     What is random in that is drawn from the clip's name: it is the same at every validation.
     """
     clips = {}
-    folder = config.data.validation
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; mend [data] validation")
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".mp4":
-            hr = read_frames(path)[:frames]
-        elif path.is_dir():
+    for name, path in validation_clips(config.data.validation).items():
+        if path.is_dir():
             hr = torch.cat([read_frames(picture) for picture in pictures_in(path)[:frames]])
         else:
-            continue
-        rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
-        clips[path.stem] = (reduce_clip(rng, hr, config, scale), hr)
-    if not clips:
+            hr = read_frames(path)[:frames]
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        clips[name] = (reduce_clip(rng, hr, config, scale), hr)
+    return clips
+
+
+def validation_clips(folder: Path) -> dict[str, Path]:
+    """Films and folders of frames by their names; InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; mend [data] validation")
+    found = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix == ".mp4" or p.is_dir()}
+    if not found:
         raise InputError(
             f"{folder}: neither films (.mp4) nor folders of frames in it; mend [data] validation"
         )
-    return clips
+    return found
 
 
 @torch.no_grad()
@@ -324,20 +319,15 @@ def restore_state(
     net: nn.Module,
     ema: nn.Module,
     optimiser: torch.optim.Optimizer,
-    rival: nn.Module | None,
-    rival_optimiser: torch.optim.Optimizer | None,
+    rival: Rival | None,
 ) -> None:
-    """Everything as it was when it was saved; ModelError where the run is of another network.
-
-    A stage with a discriminator may follow a run without: then it begins anew.
-    """
+    """Everything as it was when it was saved; ModelError where the run is of another network."""
     try:
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
-        if rival is not None and rival_optimiser is not None and "rival" in state:
-            rival.load_state_dict(state["rival"])
-            rival_optimiser.load_state_dict(state["rival_optimiser"])
+        if rival is not None:
+            rival.restore(state)
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(

@@ -175,8 +175,16 @@ class DroppedConv2d(nn.Conv2d):
 
 
 def drop_before_last(net: nn.Module, share: float) -> None:
-    """Put the dropout before ``conv_last``, which keeps its weights and their names."""
-    owners = [m for m in net.modules() if isinstance(getattr(m, "conv_last", None), nn.Conv2d)]
+    """Put the dropout before ``conv_last``, which keeps its weights and their names.
+
+    Not before a cleaner's, which need not be the last.
+    """
+    owners = [
+        module
+        for name, module in net.named_modules()
+        if not name.startswith("cleaner")
+        and isinstance(getattr(module, "conv_last", None), nn.Conv2d)
+    ]
     if not owners:
         raise UsageError(f"dropout: a {type(net).__name__} has no conv_last to put it before")
     for owner in owners:

@@ -27,8 +27,19 @@ class Judges:
     discriminator: UNetDiscriminator | None
 
     @staticmethod
-    def of(config: TrainConfig, device: torch.device) -> Judges:
-        """Loaded, or made, on the device. ModelError for a file that is not what it should be."""
+    def of(config: TrainConfig, scale: int, device: torch.device) -> Judges:
+        """Loaded, or made, on the device, for a network of that scale.
+
+        ModelError for a file that is not what it should be, UsageError for patches that a
+        discriminator cannot halve three times.
+        """
+        for n, stage in enumerate(config.stage):
+            if stage.gan and stage.patch * scale % UNetDiscriminator.multiple:
+                raise UsageError(
+                    f"stage.{n}.patch = {stage.patch}: what is restored of it is "
+                    f"{stage.patch * scale} pixels wide, and a discriminator needs a multiple of "
+                    f"{UNetDiscriminator.multiple}"
+                )
         perceptual = teacher = discriminator = None
         if config.perceptual is not None and any(s.perceptual for s in config.stage):
             perceptual = PerceptualLoss.load(config.perceptual).to(device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from vrestore.errors import ModelError, OutputError
 from vrestore.models.resize import imresize
 from vrestore.video.picture_codec import png
+
+log = logging.getLogger("vrestore.train")
 
 STRIP_PX = 256  # side of each of a strip's three pictures
 
@@ -46,17 +49,38 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def forget_rows_after(step: int, path: Path) -> None:
-    """Drop from the log what the run is about to do again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    if lines:
-        kept = [row for row in lines[1:] if int(row.split(",")[0]) <= step]
-        partial = path.with_suffix(".part")
-        partial.write_text("\n".join([lines[0], *kept]) + "\n")
-        os.replace(partial, path)
+def keep_config(run: Path, text: str, step: int) -> None:
+    """``run/config.toml``; what said otherwise there stays, by the step that it led to."""
+    path = run / "config.toml"
+    if step and path.exists() and path.read_text("utf-8") != text:
+        former = run / f"config_to_step_{step}.toml"
+        os.replace(path, former)
+        log.info("goes on with another configuration; that of the steps so far is %s", former)
+    path.write_text(text, "utf-8")
 
 
-def write_row(path: Path, row: Mapping[str, float], columns: list[str]) -> None:
+def resume_log(path: Path, step: int, columns: Sequence[str]) -> list[str]:
+    """Drop from the log what the run is about to do again; the columns of the log, old ones first.
+
+    The first line names them all from now on.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return list(columns)
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        kept = [row for row in reader if int(row["step"]) <= step]
+        former = list(reader.fieldnames or ())
+    together = [*former, *(name for name in columns if name not in former)]
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, together)
+        writer.writeheader()
+        writer.writerows(kept)
+    os.replace(partial, path)
+    return together
+
+
+def write_row(path: Path, row: Mapping[str, float], columns: Sequence[str]) -> None:
     """Append one row to the log, with the header first in a new file."""
     new = not path.exists() or not path.stat().st_size
     with path.open("a", newline="") as file:
