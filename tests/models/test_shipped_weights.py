@@ -5,17 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from films import shared
+from films import film, shared
 from safetensors import safe_open
+from torch.nn import functional as F
 
 from vrestore import Restorer, load_model
 from vrestore.engine.costs import costs
 from vrestore.evaluate.compression import compress
+from vrestore.evaluate.footage import Footage, frames_of
 from vrestore.evaluate.metrics import luma, psnr, to_8bit
+from vrestore.models import frbasicvsr
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.catalogue import find
 from vrestore.models.resize import imresize
-from vrestore.train.data import gentle_pair, read_frames, shrink
+from vrestore.train.camera import gentle_pair
+from vrestore.train.footage import read_frames
+from vrestore.train.reduction import shrink
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flower.mp4"
 
@@ -215,6 +220,34 @@ def test_the_refilled_one_beats_bicubic_on_the_example(refilled):
 @pytest.mark.parametrize(("clip", "least"), [("coffee", 3.2), ("face", 1.8), ("dog", 0.5)])
 def test_the_refilled_one_beats_bicubic_on_real_footage(refilled, clip, least):
     assert gain(refilled, read_frames(shared(f"media/val/{clip}.mp4"))[:7]) > least
+
+
+@pytest.mark.parametrize("chart", ["testsrc2", "smptebars"])
+@pytest.mark.parametrize("name", ["basicvsr", "basicvsr-real", "restore", "iconvsr"])
+def test_a_test_chart_stays_one(name, chart, tmp_path):
+    """States grew by half at each step on such edges, until the picture was noise."""
+    source = film(tmp_path / "chart.mkv", 20, "160x90", source=chart, sound=False)
+    clip = torch.stack([rgb for _, rgb in frames_of(Footage(source))])
+    net = load_model(name)
+    with torch.no_grad():
+        out = net(clip).clamp(0, 1)
+    wrong = (F.avg_pool2d(out, net.scale) - clip).square().mean((1, 2, 3))
+    assert wrong.max() < 10 ** (-24 / 10)  # 24 dB
+
+
+def test_natural_states_are_as_they_were():
+    """What is bounded is far beyond them, and below that every bit stays."""
+    state = torch.randn(2, 8, 6, 5).clamp(-frbasicvsr.LARGEST, frbasicvsr.LARGEST)
+    assert torch.equal(frbasicvsr.bounded(state), state)
+    large = frbasicvsr.bounded(1e4 * state)
+    assert large.abs().max() <= 1.001 * frbasicvsr.LARGEST
+    net, states = load_model("basicvsr"), []
+    lr = shrink(read_frames(shared("media/val/laptop.mp4"))[:16]).float() / 255
+    advance = net.advance
+    net.advance = lambda *args: states.append(advance(*args)) or states[-1]
+    with torch.no_grad():
+        net(lr)
+    assert max(s.abs().max() for s in states) < 0.7 * frbasicvsr.LARGEST
 
 
 @pytest.mark.parametrize("name", ["basicvsr", "iconvsr"])

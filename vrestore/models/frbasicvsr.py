@@ -23,6 +23,7 @@ from vrestore.models.shapes import Shapes
 from vrestore.models.temporal import Features, Pass, Seen
 
 FLOW_PX = 4  # of the output are one place of a flow, to a side
+LARGEST = 2.0  # value of a state: on natural film they stay near 1
 
 
 class FRBasicVSR(BasicVSR):
@@ -43,6 +44,9 @@ class FRBasicVSR(BasicVSR):
     A small flow network finds some motion where there is none, a twentieth of a pixel and more, and
     what goes round in a still shot is blurred by it step after step. So from every flow that is
     taken which the network finds between a frame and itself: one of each two neighbours serves.
+
+    No state has a value beyond ``LARGEST``: on test charts, whose edges are harder than film's,
+    what went round grew by half at each step, to 1e8, and the picture was noise.
 
     ``hr_in``: input and output of one size (deblocking, denoising). Trunks see 2x2 blocks of the
     frame packed into channels, as in Real-ESRGAN's x2 and x1 models (arXiv 2107.10833, fig. 4),
@@ -142,8 +146,7 @@ class FRBasicVSR(BasicVSR):
             picture = frame.new_zeros(n, self.picture.out_channels, h, w)
             carried = luma, picture, frame.new_zeros(n, self.num_feat, h, w)
         trunk = self.backward_trunk if pass_.step < 0 else self.forward_trunk
-        out: Tensor = trunk(frame, *carried)
-        return out
+        return bounded(trunk(frame, *carried))
 
     def difference(self, luma: Tensor, neighbour: Tensor, flow: Tensor) -> Tensor:
         """The neighbour's luma, moved here, less this: ``(N, 1, H, W)``; ``hr_in``: 4, packed."""
@@ -170,6 +173,17 @@ class FRBasicVSR(BasicVSR):
         out = enlarge_x2(fused, *self.tail, pad_to_multiple(frame, FLOW_PX)) + painted
         h, w = frame.shape[2:]
         return out[..., :h, :w] + frame
+
+
+def bounded(state: Tensor) -> Tensor:
+    """``(N, C, H, W)``, each place made smaller where a value there is beyond ``LARGEST``.
+
+    Where none is, the same bits.
+    """
+    if state.device.type == "cpu" and max(-state.min(), state.max()) <= LARGEST:
+        return state  # of all film: place by place it takes fifty times as long
+    largest = torch.maximum(state.amax(1, True), -state.amin(1, True))
+    return state * (LARGEST / largest.clamp_min(LARGEST))
 
 
 def _luma(frame: Tensor) -> Tensor:
