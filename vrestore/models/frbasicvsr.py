@@ -180,8 +180,10 @@ def bounded(state: Tensor) -> Tensor:
 
     Where none is, the same bits.
     """
-    if state.device.type == "cpu" and max(-state.min(), state.max()) <= LARGEST:
-        return state  # of all film: place by place it takes fifty times as long
+    if state.device.type == "cpu":  # all of them in memory's order: place by place takes longer
+        low, high = torch.aminmax(state.permute(0, 2, 3, 1))
+        if max(-low, high) <= LARGEST:
+            return state
     largest = torch.maximum(state.amax(1, True), -state.amin(1, True))
     return state * (LARGEST / largest.clamp_min(LARGEST))
 
