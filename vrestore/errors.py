@@ -14,6 +14,8 @@
 A message says what, where (file, stream, frame, time), and what to do.
 """
 
+import errno
+
 
 class VrestoreError(Exception):
     """Base of every error that a user can cause or mend; ``exit_code`` is the process's."""
@@ -68,7 +70,9 @@ def told(error: BaseException) -> VrestoreError:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted; nothing was left under the output's name")
     if is_out_of_memory(error):
-        return OutOfMemory("out of memory; lower --chunk and --lookahead, or restore a part")
+        return OutOfMemory(
+            "out of memory; end other programs, give --chunk 4 --lookahead 4, or a smaller picture"
+        )
     if isinstance(error, OSError) and error.strerror:
         where = error.filename if error.filename is not None else "standard output"
         return OutputError(f"{where}: {error.strerror}")
@@ -76,14 +80,22 @@ def told(error: BaseException) -> VrestoreError:
     return Fault(f"{what}; this is a fault in vrestore: run with --debug and report what it says")
 
 
-_NO_ROOM = ("allocate memory", "out of memory", "not enough memory", "STATUS_ALLOC_FAILED")
+_NO_ROOM = (
+    "allocate memory", "out of memory", "not enough memory", "STATUS_ALLOC_FAILED",
+    "can't start new thread", "failed to map segment",
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's, torch's on a GPU, and on a CPU a RuntimeError of torch or oneDNN that says so."""
+    """Python's, the system's, torch's on a GPU, and on a CPU what torch, oneDNN or a library's
+    loader say of it."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = str(error)
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError)
-        and (said == "could not create a primitive" or any(words in said for words in _NO_ROOM))
+    return (
+        bool(kinds & {"MemoryError", "OutOfMemoryError"})
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (
+            isinstance(error, RuntimeError | ImportError)
+            and (said == "could not create a primitive" or any(words in said for words in _NO_ROOM))
+        )
     )

@@ -85,7 +85,8 @@ def test_what_is_made_has_the_form_and_layout_that_it_has_with_values(layout):
 
 def form(run):
     found = ghosts.measured(run).result
-    return found.shape, found.dtype, found.stride()
+    sides = zip(found.shape, found.stride(), strict=True)
+    return found.shape, found.dtype, [stride for side, stride in sides if side > 1]
 
 
 def test_a_plan_is_made_without_torch_s_compiler():

@@ -15,6 +15,7 @@ from networks import small_basicvsr
 from vrestore.engine import exact, kept
 from vrestore.engine.kept import apart, in_files_of, in_memory, room_in
 from vrestore.engine.restorer import Restorer
+from vrestore.errors import told
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere states stay in the heap")
 
@@ -150,3 +151,32 @@ def test_no_room_for_what_is_kept_is_memory_that_ran_out(monkeypatch):
     monkeypatch.setattr("vrestore.engine.kept.mmap.mmap", full)
     with pytest.raises(MemoryError, match="Cannot allocate memory"):
         apart(torch.ones(1))
+
+
+@linux
+def test_pages_that_cannot_be_had_are_a_want_of_memory(monkeypatch, tmp_path):
+    """Not a fault of the file, in which the state is whole."""
+    held = in_files_of(tmp_path)(torch.ones(1, 2, 3, 3))
+
+    def none_left(*args, **kwargs):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept.mmap, "mmap", none_left)
+        for ask in (held, lambda: apart(torch.ones(1, 2, 3, 3))):
+            with pytest.raises(MemoryError):
+                ask()
+    assert torch.equal(held(), torch.ones(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_every_want_of_memory_is_told_as_one(error):
+    assert told(error).exit_code == 5
+    assert "fault in vrestore" not in str(told(error))

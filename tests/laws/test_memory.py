@@ -76,7 +76,7 @@ def test_a_report_says_what_a_film_did_not_get_and_only_its_own(tmp_path):
     first, second = (
         vrestore.restore(source, tmp_path / n, restorer=restorer) for n in ("b.mkv", "c.mkv")
     )
-    assert "out of memory: going on with --chunk 8 --lookahead 8" in first.notes
+    assert any(note.startswith("out of memory: going on with") for note in first.notes)
     assert not any("out of memory" in note for note in second.notes)
     assert first.frames == second.frames == 9
 

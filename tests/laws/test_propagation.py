@@ -1,6 +1,7 @@
 """Law 3: the whole shot is ``net(clip)``; chunks approach it as they look further ahead."""
 
 import itertools
+import sys
 import tempfile
 import weakref
 from collections import Counter
@@ -302,6 +303,45 @@ def test_chunks_are_shortened_before_look_ahead_and_then_it_is_said(failures, le
         return
     assert len(list(restorer.stream(moving_clip(20, 8, 8)))) == 20
     assert caplog.messages[-1].endswith(left)
+
+
+@pytest.mark.parametrize("when", [0, 5, 25, 60, 90])
+@pytest.mark.parametrize("make", [small_basicvsr, small_basicvsrpp, small_iconvsr, GridNetwork])
+def test_exact_goes_on_in_shorter_chunks_and_no_bit_changes(make, when, caplog):
+    net, clip = make(), moving_clip(20, 8, 8)
+    expected = torch.stack(list(run(net, clip, propagation="exact", chunk=16)))
+    calls, advance, render = itertools.count(), net.advance, net.render
+    net.advance = starving(advance, lambda: next(calls) == when)
+    net.render = starving(render, lambda: next(calls) == when)
+    found = list(run(net, clip, propagation="exact", chunk=16))
+    assert torch.equal(torch.stack(found), expected)
+    steps = [m.partition(": going on with ")[2] for m in caplog.messages]
+    assert steps == ["--chunk 8 --lookahead 0"][: next(calls) > when]
+
+
+def test_exact_gives_up_where_the_shortest_chunks_do_not_fit():
+    net = small_basicvsr()
+    net.advance = starving(net.advance, lambda: True)
+    with pytest.raises(OutOfMemory, match=r"shortest chunks .* --propagation lookahead"):
+        list(run(net, moving_clip(20, 8, 8), propagation="exact", chunk=16))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="states stay in memory elsewhere")
+@pytest.mark.parametrize("propagation", ["lookahead", "exact"])
+def test_states_go_to_files_before_chunks_are_shortened(propagation, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(restoring, "room_in", lambda folder: 1 << 30)
+    net, calls = small_basicvsr(), itertools.count()
+    clip = moving_clip(20, 8, 8)
+    net.advance = starving(net.advance, lambda: next(calls) in (3, 30))
+    restorer = Restorer(net, precision="fp32", device="cpu", propagation=propagation, chunk=16)
+    restorer.scratch = tmp_path
+    assert len(list(restorer.stream(clip))) == 20
+    ahead = 16 if propagation == "lookahead" else 0
+    assert [m.partition(": going on with ")[2] for m in caplog.messages] == [
+        "states in files",
+        f"--chunk 8 --lookahead {ahead}",
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("as_they_come")

@@ -64,12 +64,18 @@ class _Chunk:
 
 
 def propagate_exactly(
-    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], chunk: int, keep: Keep = in_memory
+    run: InPrecision,
+    net: RecurrentNetwork,
+    shot: Again[Tensor],
+    chunk: int,
+    keep: Keep = in_memory,
+    already: int = 0,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
-    Equal to ``net`` on the whole shot bit for bit, in the same precision. ``keep``: where the
-    states of a chunk wait to be read.
+    Equal to ``net`` on the whole shot bit for bit, in the same precision, whatever the ``chunk``.
+    ``keep``: where the states of a chunk wait to be read. ``already``: how many frames are restored
+    and do not come again.
     """
     if not len(shot):
         return
@@ -98,16 +104,19 @@ def propagate_exactly(
             part = encoded(start)
             features = features_of(part, start, earlier)
             for i in _steps(run, pass_, part, trail, features):
-                if renders:
+                if renders and start + i >= already:
                     yield run.render(part.moments[i].x, brought(features[i]))
                 features[i] = {}
             del part, features  # before the next are made
     if net.passes[-1].step < 0:
         for start in starts:
+            if start + chunk <= already:
+                continue
             part = encoded(start)
             features = features_of(part, start, net.passes)
-            for moment, feature in zip(part.moments, features, strict=True):
-                yield run.render(moment.x, brought(feature))
+            for i, (moment, feature) in enumerate(zip(part.moments, features, strict=True), start):
+                if i >= already:
+                    yield run.render(moment.x, brought(feature))
             del part, features
 
 

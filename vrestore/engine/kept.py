@@ -37,11 +37,8 @@ def apart(x: Tensor) -> Tensor:
     """
     if not _is_kept_elsewhere(x):
         return x
-    try:
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        pages = mmap.mmap(-1, x.numel() * x.element_size(), flags=private)
-    except OSError as error:
-        raise MemoryError(error.strerror) from error
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pages = _pages(-1, x.numel() * x.element_size(), flags=private)
     # The tensor holds the pages, and they go with it.
     return torch.frombuffer(pages, dtype=x.dtype).as_strided(x.shape, _dense(x)).copy_(x)
 
@@ -81,7 +78,7 @@ def in_files_of(folder: Path) -> Keep:
 
         def kept() -> Tensor:
             dtype, shape, strides = form
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            pages = _pages(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return torch.frombuffer(pages, dtype=dtype).as_strided(shape, strides)
 
         weakref.finalize(kept, file.close)
@@ -103,6 +100,14 @@ def room_in(folder: Path | None) -> int:
         return int(SHARE * shutil.disk_usage(folder).free)
     except OSError:
         return 0
+
+
+def _pages(file: int, length: int, **how: int) -> mmap.mmap:
+    """MemoryError: there are no more."""
+    try:
+        return mmap.mmap(file, length, **how)
+    except OSError as error:
+        raise MemoryError(error.strerror) from error
 
 
 def _is_kept_elsewhere(x: Tensor) -> bool:

@@ -41,16 +41,18 @@ class Lengths:
 class Parting:
     """How one shot is parted now: all of its tiles alike, shorter once memory ran out in one.
 
-    ``on_less`` is told. ``keep``: where states wait to be rendered.
+    ``on_less`` is told. ``keep``: where states wait to be rendered; ``to_disk``: whether that may
+    be in files, asked where memory ran out.
     """
 
     lengths: Lengths
     on_less: Callable[[Lengths], object] = lambda less: None
-    keep: Keep = in_memory
+    keep: Callable[[Lengths], Keep] = lambda lengths: in_memory
+    to_disk: Callable[[], bool] = lambda: False
 
     def shorten(self) -> None:
         """To the next ``shorter`` lengths; the least ones stay."""
-        less = shorter(self.lengths)
+        less = shorter(self.lengths, self.to_disk())
         if less is not None:
             self.lengths = less
             self.on_less(less)
@@ -134,9 +136,11 @@ def fitting(
     return next(fits, smallest if needs[smallest] < TILES_SAVE * needs[least] else least)
 
 
-def shorter(lengths: Lengths) -> Lengths | None:
-    """What to try next, None: no less would do before tiles."""
+def shorter(lengths: Lengths, to_disk: bool = False) -> Lengths | None:
+    """What to try next, None: no less would do before tiles. ``to_disk``: states in files first."""
     chunk, lookahead = lengths.chunk, lengths.lookahead
+    if to_disk and chunk is not None and not lengths.on_disk:
+        return replace(lengths, on_disk=True)
     if chunk is not None and chunk > LEAST_FRAMES:
         return replace(lengths, chunk=max(chunk // 2, LEAST_FRAMES))
     if chunk is not None and lookahead > LEAST_FRAMES:

@@ -117,14 +117,14 @@ def propagate(
             moved_on: dict[str, Trail] = {}
             count = min(lengths.chunk or len(window), len(window))
             restored = _rendered(
-                run, net, window[:reach], count, carried, moved_on, rendered, parting.keep
+                run, net, window[:reach], count, carried, moved_on, rendered, parting.keep(lengths)
             )
             for out in restored:
                 rendered += 1
                 yield out
                 del out
         except (RuntimeError, MemoryError) as error:
-            if shorter(lengths) is None or not is_out_of_memory(error):
+            if not is_out_of_memory(error) or shorter(lengths, parting.to_disk()) is None:
                 raise
         else:
             carried, rendered = moved_on, rendered - count

@@ -27,7 +27,7 @@ from vrestore.engine.lengths import (
     need,
     shorter,
 )
-from vrestore.engine.memory import at_hand, keep_freed_memory, resident
+from vrestore.engine.memory import at_hand, give_back_freed_memory, keep_freed_memory, resident
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate, surveyed
 from vrestore.engine.retry import Held, in_turn
@@ -60,7 +60,8 @@ class Restorer:
     ``chunk`` None: 32 frames, or what fits the memory at hand, of which the program may take
     ``memory`` bytes; with ``lookahead`` pictures may be cut into tiles too. ``tile``: so many
     pixels of the input on a side. Where memory runs out all the same, what can be made smaller is,
-    for the shots that follow too, one warning each; ``exact`` and ``whole`` give up instead.
+    for the shots that follow too, one warning each; ``whole`` gives up instead, and ``exact`` once
+    its chunks are the shortest: these change no bit.
     """
 
     def __init__(
@@ -205,8 +206,7 @@ class Restorer:
                 for frame in frames:
                     spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
-            again = Again(frames, partial(self._batch, size=size))
-            return propagate_exactly(run, net, again, lengths.chunk, self._keep(lengths))
+            return self._exactly(Again(frames, partial(self._batch, size=size)), size)
         if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
             batches = (self._batch(frame, size) for frame in frames)
             return propagate(run, net, batches, Parting(Lengths(None, 0)))
@@ -222,11 +222,45 @@ class Restorer:
             lambda way, again: self._parted(way, size, again, found),
         )
 
+    def _exactly(self, shot: Again[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+        """The shot in chunks, in shorter ones where memory runs out: the bits do not tell."""
+        net, restored = self.network, 0
+        assert isinstance(net, RecurrentNetwork)
+        while True:
+            lengths = self._chosen[size]
+            assert lengths.chunk is not None
+            keep = self._keep(lengths)
+            try:
+                for out in propagate_exactly(self._run, net, shot, lengths.chunk, keep, restored):
+                    restored += 1
+                    yield out
+                    del out
+                return
+            except (RuntimeError, MemoryError) as error:
+                less = shorter(lengths, self._to_disk(size)) if is_out_of_memory(error) else None
+                if less is None:
+                    raise
+            # Only here, behind the handler, has the error let go of what it held.
+            self._go_on(size, less)
+            give_back_freed_memory(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _to_disk(self, size: tuple[int, int]) -> bool:
+        """Whether states of such frames may wait in files: there is room for those asked for."""
+        if self.device.type != "cpu" or not isinstance(self.network, RecurrentNetwork):
+            return False
+        there, room = replace(self._asked, on_disk=True), room_in(self.scratch)
+        try:
+            return room > 0 and kept_on_disk(self.network, *size, there, self._run.dtype) < room
+        except (RuntimeError, MemoryError):  # not even for that is there memory
+            return False
+
     def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
         """What is tried where the one before ran out of memory; told, and kept for later shots."""
         yield lengths
-        least = lengths
-        while isinstance(self.network, RecurrentNetwork) and (less := shorter(least)):
+        least, to_disk = lengths, self._chosen[size].on_disk
+        while isinstance(self.network, RecurrentNetwork) and (less := shorter(least, to_disk)):
             least = less  # this far propagation went by itself
         for side in TILE_SIDES:
             if side < min(max(size), lengths.tile or max(size)):
@@ -241,15 +275,18 @@ class Restorer:
 
     def _go_on(self, size: tuple[int, int], less: Lengths) -> None:
         """Remember for frames of this size what still fits, and tell it once."""
-        if self._chosen[size] == less:
+        before = self._chosen[size]
+        if before == less:
             return
         self._chosen[size] = less
         how = []
-        if isinstance(self.network, RecurrentNetwork):
+        if less.on_disk and not before.on_disk:
+            how += ["states in files"]
+        if isinstance(self.network, RecurrentNetwork) and less.reach != before.reach:
             how += [f"--chunk {less.chunk} --lookahead {less.lookahead}"]
         if less.tile is not None:
             how += [f"--tile {less.tile}"]
-        self._tell(f"out of memory: going on with {' '.join(how)}")
+        self._tell(f"out of memory: going on with {', '.join(how)}")
 
     def _tell_of_the_cap(self, size: tuple[int, int], chosen: Lengths) -> None:
         """Where even the least takes more than ``memory``."""
@@ -277,7 +314,9 @@ class Restorer:
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
             found.append(seen)
-        parting = Parting(lengths, partial(self._go_on, size), self._keep(lengths))
+        parting = Parting(
+            lengths, partial(self._go_on, size), self._keep, partial(self._to_disk, size)
+        )
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
@@ -313,8 +352,7 @@ class Restorer:
             return f"the shortest chunks and the least tiles did not fit either; try {less}"
         if self.propagation == "whole":
             return f"try --propagation exact, or {less}"
-        tried = [lengths.chunk for lengths in self._chosen.values() if lengths.chunk is not None]
-        return f"try less than --chunk {min(tried, default=CHUNK_FRAMES)}, or {less}"
+        return f"the shortest chunks did not fit either; try --propagation lookahead, or {less}"
 
     def _batch(self, frame: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
