@@ -155,6 +155,8 @@ def test_what_cannot_be_drawn_or_packed_is_told_before_anything_runs(here, capsy
     words = ["evaluate", "--protocol", "custom", "-n", "bicubic", "--lq", "lq"]
     assert main([*words, "--gt", "gt", "--out", "run.json", "--quiet"]) == 0
     run = json.loads((here / "run.json").read_text())
+    of_other_frames = run | {"clips": run["clips"][:1]}
+    (here / "one.json").write_text(json.dumps(of_other_frames))
     del run["channel"]
     (here / "old.json").write_text(json.dumps(run))
     monkeypatch.setattr("vrestore.evaluate.request.load_restorer", None)
@@ -163,12 +165,25 @@ def test_what_cannot_be_drawn_or_packed_is_told_before_anything_runs(here, capsy
         (["--gt", "gt", "--plot", "p.foo"], "p.foo: plots are drawn into"),
         (["--also", "warping", "--plot", "p.png"], "p.png: PSNR is drawn, which needs a truth"),
         (["--gt", "gt", "--plot-cost", "c.png", "--beside", "old.json"], "old.json: is no run's"),
+        (
+            ["--gt", "gt", "--plot-cost", "c.png", "--beside", "run.json", "--crop", "4"],
+            "run.json: is of crop 0, this run of 4",
+        ),
+        (
+            ["--gt", "gt", "--plot-cost", "c.png", "--beside", "run.json", "--unrounded"],
+            "run.json: is of rounded True, this run of False",
+        ),
+        (
+            ["--gt", "gt", "--plot-cost", "c.png", "--beside", "one.json"],
+            "one.json: is not of the same clips: b",
+        ),
         (["--gt", "gt", *pack, "200:10"], "begin with 200, and the longest clip has 4 frames"),
         (["--gt", "gt", *pack, "1:2", "--submit-names", "{frame:08d}.png"], "clips a and b would"),
     ]:
         assert main([*words, *more]) in (2, 3), more
         assert message in capsys.readouterr().err
-    assert sorted(p.name for p in here.iterdir()) == ["gt", "lq", "old.json", "run.json"]
+    there = ["gt", "lq", "old.json", "one.json", "run.json"]
+    assert sorted(p.name for p in here.iterdir()) == there
 
 
 def test_scores_are_written_though_a_pack_or_a_plot_cannot_be(here, capsys, monkeypatch):

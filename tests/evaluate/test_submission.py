@@ -1,14 +1,17 @@
 """Packs for challenge servers: which pictures, their names, the readme, and no half ones."""
 
+import time
 import zipfile
 
 import pytest
 import torch
-from benchmark_sets import moving
+from benchmark_sets import moving, write_set
 
 from vrestore.errors import OutputError, UsageError
 from vrestore.evaluate.flags import every
 from vrestore.evaluate.footage import code_values
+from vrestore.evaluate.protocols import find
+from vrestore.evaluate.sets import find_clips
 from vrestore.evaluate.submission import Pack, PackForm, readme
 from vrestore.video.picture_codec import decode_picture
 
@@ -104,6 +107,24 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
 def test_frames_are_asked_for_as_first_and_step(text):
     with pytest.raises(UsageError, match="FIRST:STEP"):
         every(text)
+
+
+def test_a_form_is_seen_to_without_going_through_its_frames(tmp_path):
+    """``0:1`` names two thousand million of them."""
+    lq, _ = write_set(tmp_path, {"a": 3})
+    clips = find_clips(find("custom"), lq, None)
+    start = time.process_time()
+    PackForm(frames=every("0:1")).check(clips)
+    with pytest.raises(UsageError, match="begin with 3, and the longest clip has 3 frames"):
+        PackForm(frames=every("3:1")).check(clips)
+    assert time.process_time() - start < 5
+    with pytest.raises(UsageError, match=r"called a\.png; put \{frame\} into it"):
+        PackForm(names="{clip}.png").check(clips)
+
+
+def test_what_is_fast_has_a_runtime_too():
+    assert readme(0.28, True, PackForm()).splitlines()[0] == "runtime per frame [s] : 0.28"
+    assert readme(0.0028, True, PackForm()).splitlines()[0] == "runtime per frame [s] : 0.0028"
 
 
 def test_a_pack_of_nothing_is_refused(tmp_path):

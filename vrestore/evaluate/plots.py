@@ -13,8 +13,8 @@ from vrestore.errors import InputError, OutputError, UsageError
 if TYPE_CHECKING:
     from vrestore.evaluate.table import Evaluation
 
-KIND = ("protocol", "channel", "crop", "input")  # runs that are alike in these can be compared
-NEEDED = {*KIND, "model", "how", "mean", "seconds_per_frame", "parameters"}
+KIND = ("protocol", "channel", "crop", "input", "rounded")  # alike in these can be compared
+NEEDED = {*KIND, "model", "how", "mean", "clips", "seconds_per_frame", "parameters"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,7 @@ def plot_costs(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     UsageError without matplotlib, and for runs of different sets, inputs or crops: their figures
     have nothing to do with each other.
     """
-    kinds = {tuple(run[key] for key in KIND): run["model"] for run in runs}
-    if len(kinds) != 1:
-        (one, first), (other, second) = list(kinds.items())[:2]
-        raise UsageError(
-            f"{file}: runs of one set, input and crop can be drawn together; {first} was of "
-            f"{_said(one)}, {second} of {_said(other)}"
-        )
-    ((protocol, channel, *_),) = kinds
+    protocol, channel = check_comparable(runs, file)
     costs = [_cost(run, channel, file) for run in runs]
     pyplot = plotter()
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
@@ -82,6 +75,38 @@ def plot_costs(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     figure.legend(loc="outside lower center", fontsize="small")
     _save(figure, file)
     pyplot.close(figure)
+
+
+def check_comparable(runs: Sequence[Mapping[str, Any]], file: Path) -> tuple[str, str]:
+    """The protocol and the channel that all runs have; UsageError where they differ in ``KIND``,
+    or in the frames that were judged."""
+    kinds = {tuple(run[key] for key in KIND): run["model"] for run in runs}
+    if len(kinds) != 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise UsageError(
+            f"{file}: runs of one set, input and crop can be drawn together; {first} was of "
+            f"{_said(one)}, {second} of {_said(other)}"
+        )
+    judged = {_judged(run): run["model"] for run in runs}
+    if len(judged) != 1:
+        (some, first), (others, second) = list(judged.items())[:2]
+        lacking = sorted({clip for clip, _ in some ^ others})
+        raise UsageError(
+            f"{file}: runs of the same frames can be drawn together; those of {first} and {second} "
+            f"differ in {', '.join(lacking[:3])}"
+        )
+    ((protocol, channel, *_),) = kinds
+    return protocol, channel
+
+
+def _judged(run: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
+    column = _column(run["channel"])
+    return frozenset(
+        (clip["clip"], frame["frame"])
+        for clip in run["clips"]
+        for frame in clip["frames"]
+        if column in frame
+    )
 
 
 def read_run(file: Path) -> dict[str, Any]:
@@ -111,6 +136,7 @@ def plotter() -> Any:
         import matplotlib
 
         matplotlib.use("Agg")
+        matplotlib.rcParams["text.parse_math"] = False  # a clip may be called anything
         from matplotlib import pyplot
     except ImportError as error:
         raise UsageError("plots need matplotlib: pip install matplotlib") from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from vrestore.evaluate.figures import known_as
 from vrestore.evaluate.inputs import write_reduced
 from vrestore.evaluate.plots import check_plot, plot_costs, plot_frames, read_run
 from vrestore.evaluate.protocols import Protocol, find
-from vrestore.evaluate.run import Scoring, evaluate
+from vrestore.evaluate.run import Scoring, crop_of, evaluate
 from vrestore.evaluate.sets import Clip, check_alike, check_sizes, find_clips
 from vrestore.evaluate.submission import Pack, PackForm
 from vrestore.evaluate.table import Evaluation, frames_file, write
@@ -74,10 +75,10 @@ def look_over(request: Request) -> tuple[Clip, ...]:
             check_plot(file)
         if file and not request.truth:
             raise UsageError(f"{file}: PSNR is drawn, which needs a truth; give --gt DIR")
-    for file in request.beside:
-        read_run(file)
     lq = None if request.scoring.make_lq else request.lq
     clips = find_clips(protocol, lq, request.truth, request.clips)
+    for file in request.beside:
+        _check_beside(read_run(file), file, request, protocol, clips)
     if request.submit:
         request.form.check(clips)
     check_alike(clips)
@@ -122,6 +123,25 @@ def fulfil(
     if request.plot_cost:
         plot_costs([*map(read_run, request.beside), found.as_dict()], request.plot_cost)
     return found
+
+
+def _check_beside(
+    run: dict[str, Any], file: Path, request: Request, protocol: Protocol, clips: Sequence[Clip]
+) -> None:
+    """UsageError where the run of that file is not of what is asked for now, as far as is known."""
+    scoring = request.scoring
+    asked = {
+        "protocol": protocol.name,
+        "crop": crop_of(protocol, scoring),
+        "rounded": scoring.rounded,
+    }
+    for key, value in asked.items():
+        if run[key] != value:
+            raise UsageError(f"--beside {file}: is of {key} {run[key]}, this run of {value}")
+    theirs, ours = {clip["clip"] for clip in run["clips"]}, {clip.name for clip in clips}
+    if theirs != ours:
+        some = ", ".join(sorted(theirs ^ ours)[:3])
+        raise UsageError(f"--beside {file}: is not of the same clips: {some}")
 
 
 def _check_sides(request: Request, protocol: Protocol) -> None:

@@ -25,7 +25,7 @@ DRAWN_UP = (1980, 1, 1, 0, 0, 0)  # the zip's least date: the same pictures give
 
 @dataclass(frozen=True)
 class PackForm:
-    """What a server asks for. ``frames``: which, by index from 0; None: those that are judged.
+    """What a server asks for. ``frames``: which, by index from 0, rising; None: the judged ones.
     ``names``: of the pictures, with ``{clip}`` and ``{frame}``, the number that the input's file
     has; a slash in it makes folders. ``note`` and ``extra_data`` go into the readme."""
 
@@ -42,6 +42,11 @@ class PackForm:
         seen: dict[str, str] = {}
         for clip in clips:
             name = self.name_of(clip.name, clip.first)
+            if name == self.name_of(clip.name, clip.first + 1):
+                raise UsageError(
+                    f"--submit-names {self.names}: every frame of clip {clip.name} would be "
+                    f"called {name}; put {{frame}} into it"
+                )
             if name in seen:
                 raise UsageError(
                     f"--submit-names {self.names}: clips {seen[name]} and {clip.name} would both "
@@ -49,7 +54,7 @@ class PackForm:
                 )
             seen[name] = clip.name
         counts = [side.count for clip in clips for side in (clip.lq or clip.truth,) if side]
-        least = min(self.frames or (0,))
+        least = self.frames[0] if self.frames else 0
         if all(count is not None and least >= count for count in counts):
             raise UsageError(
                 f"--submit-frames: begin with {least}, and the longest clip has "
@@ -140,10 +145,11 @@ class Pack:
 
 def readme(seconds_per_frame: float, on_cpu: bool, form: PackForm) -> str:
     """The four lines that many editions ask for (NTIRE 2019 and on)."""
+    slow = seconds_per_frame > 0.1  # else two digits that say something
     return "".join(
         f"{field} : {value}\n"
         for field, value in (
-            ("runtime per frame [s]", f"{seconds_per_frame:.2f}"),
+            ("runtime per frame [s]", format(seconds_per_frame, ".2f" if slow else ".2g")),
             ("CPU[1] / GPU[0]", int(on_cpu)),
             ("Extra Data [1] / No Extra Data [0]", int(form.extra_data)),
             ("Other description", form.note),
