@@ -172,6 +172,50 @@ def test_what_lies_free_amid_the_heap_is_at_hand(monkeypatch):
     assert at_hand(GIB, CPU) == round(memory.SPARE * GIB) - (100 << 20)
 
 
+def group(folder, names, limit, used, cached):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (limit, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+
+@pytest.mark.parametrize(
+    ("where", "names", "line"),
+    [
+        ("", ("memory.max", "memory.current"), "0::/jobs/one"),
+        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "4:cpu,memory:/jobs/one"),
+    ],
+)
+def test_the_least_of_the_groups_around_a_process_counts(where, names, line, tmp_path):
+    """As ``systemd-run -p MemoryMax`` and batch systems nest them; others' share is taken off."""
+    membership = tmp_path / "cgroup"
+    membership.write_text(f"1:name=systemd:/other\n{line}\n")
+    root = tmp_path / where if where else tmp_path
+    assert memory.group_room(tmp_path, membership) is None
+    group(root, names, "max" if not where else 1 << 62, 900, 0)
+    group(root / "jobs", names, 1000, 600, 50)
+    assert memory.group_room(tmp_path, membership) == 450
+    group(root / "jobs/one", names, 800, 500, 100)
+    assert memory.group_room(tmp_path, membership) == 400
+    group(root / "jobs/one", names, 800, 900, 0)
+    assert memory.group_room(tmp_path, membership) == 0
+
+
+def test_a_group_s_room_is_what_is_at_hand(monkeypatch):
+    monkeypatch.setattr(memory, "group_room", lambda: 300 << 20)
+    monkeypatch.setattr(memory, "resident", lambda: 100 << 20)
+    monkeypatch.setattr(memory, "_free", lambda: 64 * GIB)
+    assert at_hand(None, CPU) == round(memory.SPARE * (400 << 20)) - (100 << 20)
+
+
+def test_a_group_that_is_too_small_is_told_of(monkeypatch, caplog):
+    monkeypatch.setattr("vrestore.engine.restorer.group_room", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "group_room", lambda: 1 << 20)
+    least = Restorer(load_model("basicvsr"), precision="fp32", device="cpu").lengths(270, 480)
+    assert least.chunk == 4
+    assert "the control group's limit of memory will hardly do" in caplog.messages[0]
+
+
 def test_a_cap_makes_chunks_shorter(caplog):
     net, clip = load_model("basicvsr"), moving_clip(3, 96, 128)
     free = Restorer(net, precision="fp32", device="cpu", memory=64 * GIB)

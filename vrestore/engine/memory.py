@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,9 @@ if sys.platform != "win32":
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT_BYTES = (1 << 31) - 1  # freed memory at the heap's end that is kept
 MAPPED_BYTES = 1 << 30  # what is larger comes from the system and goes back to it
+GROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+NO_LIMIT = 1 << 60  # of version 1, which has no word for it
 SPARE = 0.85  # of what there is, for the network; the rest for what cannot be foreseen
 
 
@@ -58,7 +62,7 @@ def at_hand(cap: int | None, device: torch.device) -> int:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         if soft != resource.RLIM_INFINITY:
             limits.append(soft - _virtual() + used)
-    limits += [limit for limit in (_group_limit(),) if limit is not None]
+    limits += [used + free for free in (group_room(),) if free is not None]
     return max(0, round(SPARE * min(limits, default=1 << 62)) - used)
 
 
@@ -87,9 +91,37 @@ def _free() -> int | None:
     return None
 
 
-def _group_limit() -> int | None:
-    """Of the control group that a container, or a batch system, runs in."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            return int(Path("/sys/fs/cgroup", name).read_text())
-    return None
+def group_room(root: Path = GROUPS, membership: Path = MEMBERSHIP) -> int | None:
+    """Bytes left in the control groups that a container, or a batch system, put this process into.
+
+    Of the innermost to the outermost the least; what others in them hold, such as an encoder, is
+    taken off, but for pages of files that can be given back. None: there is no limit.
+    """
+    rooms = []
+    for folder, limit_name, used_name in _groups(root, membership):
+        with suppress(OSError, ValueError):  # "max": none
+            limit = int((folder / limit_name).read_text())
+            if limit >= NO_LIMIT:
+                continue
+            used = int((folder / used_name).read_text())
+            stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+            cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+            rooms.append(max(0, limit - used + int(cached)))
+    return min(rooms, default=None)
+
+
+def _groups(root: Path, membership: Path) -> Iterator[tuple[Path, str, str]]:
+    """Folders of this process's memory groups up to the root, and their files' names (cgroups(7)).
+
+    In a container the folders may be the root's though the path says otherwise.
+    """
+    paths = {"": Path("/"), "memory": Path("/")}
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                paths[controller] = Path(path)
+    places = {"": (root, *V2), "memory": (root / "memory", *V1)}
+    for name, (base, limit, used) in places.items():
+        for group in dict.fromkeys((paths[name], *paths[name].parents, Path("/"))):
+            yield base / group.relative_to("/"), limit, used

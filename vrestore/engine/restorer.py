@@ -27,7 +27,13 @@ from vrestore.engine.lengths import (
     need,
     shorter,
 )
-from vrestore.engine.memory import at_hand, give_back_freed_memory, keep_freed_memory, resident
+from vrestore.engine.memory import (
+    at_hand,
+    give_back_freed_memory,
+    group_room,
+    keep_freed_memory,
+    resident,
+)
 from vrestore.engine.precision import InPrecision, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate, surveyed
 from vrestore.engine.retry import Held, in_turn
@@ -289,13 +295,16 @@ class Restorer:
         self._tell(f"out of memory: going on with {', '.join(how)}")
 
     def _tell_of_the_cap(self, size: tuple[int, int], chosen: Lengths) -> None:
-        """Where even the least takes more than ``memory``."""
-        if self.memory is None:
+        """Where even the least takes more than ``memory``, or than a group of processes may."""
+        room = group_room() if self.device.type == "cpu" else None
+        if self.memory is None and room is None:
             return
-        least = self.need(*size, chosen) + resident()
-        if least > self.memory:
-            about = f"about {least / 2**20:.0f} MiB"
-            self._tell(f"--memory cannot be held: the least that there is takes {about}")
+        more, used = self.need(*size, chosen), resident()
+        about = f"the least that there is takes about {(more + used) / 2**20:.0f} MiB"
+        if self.memory is not None and more + used > self.memory:
+            self._tell(f"--memory cannot be held: {about}")
+        elif room is not None and more > room:
+            self._tell(f"the control group's limit of memory will hardly do: {about}")
 
     def _tell(self, step: str) -> None:
         """At once in the log, and for the report of the film."""
