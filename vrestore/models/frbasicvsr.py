@@ -23,7 +23,7 @@ from vrestore.models.shapes import Shapes
 from vrestore.models.temporal import Features, Pass, Seen
 
 FLOW_PX = 4  # of the output are one place of a flow, to a side
-LARGEST = 2.0  # value of a state: on natural film they stay near 1
+LARGEST = 2.0  # value of a state: on natural film most stay near 1
 
 
 class FRBasicVSR(BasicVSR):
