@@ -77,3 +77,14 @@ def test_what_a_run_was_before_it_was_changed_is_kept(tmp_path):
     keep_config(tmp_path, "seed = 2\n", 7)
     assert (tmp_path / "config.toml").read_text() == "seed = 2\n"
     assert (tmp_path / "config_to_step_7.toml").read_text() == "seed = 1\n"
+
+
+def test_a_run_needs_no_pyav():
+    """A GPU machine may have none: frames come by decord or OpenCV there, strips are left out."""
+    code = (
+        "import sys, torch; from pathlib import Path; sys.modules['av'] = None; "
+        "import vrestore.train.loop; from vrestore.train.records import save_strip; "
+        "save_strip(Path('no.png'), *[torch.zeros(3, 8, 8)] * 3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vrestore.errors import InputError
-from vrestore.video.pictures import natural
+from vrestore.video.order import natural
 
 SCALE = 4  # the field's; what all sides are multiples of
 REDS4 = frozenset({"000", "011", "015", "020"})  # what the field tests on

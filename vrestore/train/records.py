@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vrestore.errors import ModelError, OutputError
 from vrestore.models.resize import imresize
-from vrestore.video.picture_codec import png
 
 log = logging.getLogger("vrestore.train")
 
@@ -114,8 +113,13 @@ def write_curves(curves: Any, row: Mapping[str, float]) -> None:
 def save_strip(path: Path, lr: Tensor, output: Tensor, truth: Tensor) -> None:
     """Input (enlarged by bicubic), output and truth of a frame's middle side by side, as PNG.
 
-    ``lr`` ``(3, h, w)`` in 0..1; the others ``(3, H, W)`` in 0..255.
+    ``lr`` ``(3, h, w)`` in 0..1; the others ``(3, H, W)`` in 0..255. Where PyAV is not installed (a
+    bare GPU machine) there are none.
     """
+    try:
+        from vrestore.video.picture_codec import png
+    except ModuleNotFoundError:
+        return
     pictures = (imresize(lr, truth.shape[-1] / lr.shape[-1]) * 255, output, truth)
     top, left = (max(0, (side - STRIP_PX) // 2) for side in truth.shape[1:])
     cut = [p[:, top : top + STRIP_PX, left : left + STRIP_PX].float().cpu() for p in pictures]

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from vrestore.errors import InputError, OutputError, UsageError
 from vrestore.video.frame import Frame, PixelFormat, Plane, VideoInfo, Written
+from vrestore.video.order import natural
 from vrestore.video.partial import partial_name
 from vrestore.video.picture_codec import coding_for, decode_picture
 
@@ -264,13 +265,6 @@ class PictureWriter:
 
 def _pictures_of(path: Path) -> list[Path]:
     return list_pictures(path) if path.is_dir() else [path]
-
-
-def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts by names, and numbers in them by size: 2 before 10."""
-    parts = re.split(r"([0-9]+)", path.name.casefold())
-    keys = [(1, 0, p) if nth % 2 == 0 else (0, int(p), "") for nth, p in enumerate(parts) if p]
-    return keys, path.name
 
 
 def _refuse_impossible_names(names: Sequence[str]) -> None:
