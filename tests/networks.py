@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrestore.engine.restorer import Restorer
 from vrestore.models.basicvsr import BasicVSR
 from vrestore.models.basicvsrpp import BasicVSRPlusPlus
 from vrestore.models.edvr import EDVR
@@ -15,7 +16,7 @@ from vrestore.models.frbasicvsr import FRBasicVSR
 from vrestore.models.frrealbasicvsr import FRRealBasicVSR
 from vrestore.models.iconvsr import IconVSR
 from vrestore.models.realbasicvsr import RealBasicVSR
-from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
+from vrestore.models.temporal import Features, Network, Pass, RecurrentNetwork, Seen
 
 
 def small_basicvsr(seed: int = 0) -> BasicVSR:
@@ -133,3 +134,9 @@ class GridNetwork(RecurrentNetwork):
 
     def render(self, x: Features, features: Mapping[str, Tensor]) -> Tensor:
         return x[1] + sum((k + 1) * features[p.name] for k, p in enumerate(self.passes))
+
+
+def run(net: Network, clip: Tensor, **how: Any) -> Tensor:
+    """The clip, streamed through a ``Restorer`` in float32."""
+    restorer = Restorer(net, precision="fp32", device="cpu", **how)
+    return torch.stack(list(restorer.stream(iter(clip))))

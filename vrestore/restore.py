@@ -88,6 +88,14 @@ def restore(
                 in_flight.append((frame.pts, frame.duration, one_tint.of(frame.planes)))
                 yield frame, rgb
 
+        def leaving(rgb: Tensor) -> tuple[OnTheWay, int, int]:
+            if scale != restorer.scale:
+                rgb = resize(rgb, height, width)
+            pts, duration, tint = in_flight[0]
+            if tint is not None:
+                rgb = one_tint.give(rgb, tint)
+            return fetch(from_rgb(rgb)), pts, duration
+
         def write(item: tuple[OnTheWay, int, int]) -> None:
             planes, pts, duration = item
             arrived = tuple(plane.numpy() for plane in planes.arrived())
@@ -101,13 +109,9 @@ def restore(
                 shot_count += 1
                 again = to_rgb if restorer.reads_again else None
                 with pictures_of(entering(shot), again, restorer.scratch) as pictures:
-                    for rgb in restorer.stream(pictures):
-                        if scale != restorer.scale:
-                            rgb = resize(rgb, height, width)
-                        pts, duration, tint = in_flight.popleft()
-                        if tint is not None:
-                            rgb = one_tint.give(rgb, tint)
-                        behind.put((fetch(from_rgb(rgb)), pts, duration))
+                    for item in restorer.finished(pictures, leaving):
+                        in_flight.popleft()
+                        behind.put(item)
                         frame_count += 1
                         if progress:
                             seconds = time.monotonic() - started

@@ -35,7 +35,7 @@ def test_each_frame_is_given_once_whatever_way_it_was_restored():
                 raise MemoryError
             yield frame * 1
 
-    found = list(in_turn(Held(numbered(9), warm=2), ["wide", "narrow"], run))
-    assert [int(frame) for frame in found] == list(range(9))
+    found = list(in_turn(Held(numbered(9), warm=2), ["wide", "narrow"], run, int))
+    assert found == list(range(9))
     with pytest.raises(MemoryError):
-        list(in_turn(Held(numbered(9), warm=2), ["wide"], run))
+        list(in_turn(Held(numbered(9), warm=2), ["wide"], run, int))

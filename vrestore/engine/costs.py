@@ -23,9 +23,11 @@ from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Se
 
 @dataclass(frozen=True)
 class PassCosts:
-    """One pass: whether it runs ahead of the chunk, and is read there; its state's bytes, how many
-    of them are carried on, whether a state of every frame is kept; multiplications of a step."""
+    """One pass: its direction; whether it runs ahead of the chunk, and is read there; its state's
+    bytes, how many of them are carried on, whether a state of every frame is kept; multiplications
+    of a step."""
 
+    step: int
     runs_ahead: bool
     read_ahead: bool
     state: int
@@ -60,9 +62,13 @@ class Costs:
         these states lie outside it (``kept.apart``), and ``on_disk`` none but those of the frame
         that is rendered.
         """
-        held = (chunk + lookahead) * self.moment + self.carried + self.out
+        held = self.entered(chunk + lookahead, on_disk) + self.carried + self.out
         kept = self.kept(1, 0) if on_disk else self.kept(chunk, lookahead)
         return max(round(waste * (held + self.entering)), kept + round(waste * (held + self.most)))
+
+    def entered(self, frames: int, on_disk: bool) -> int:
+        """Of so many with their flows; ``on_disk`` but for a pair that a step is on its way in."""
+        return min(frames, 2 if on_disk else frames) * self.moment
 
     def kept(self, chunk: int, lookahead: int) -> int:
         """Of the states that wait to be rendered."""
@@ -75,8 +81,11 @@ class Costs:
 
     @property
     def carried(self) -> int:
-        """Of it, what goes from frame to frame and from chunk to chunk."""
-        return self.window + sum(p.state * (p.order + 1) for p in self.passes)
+        """Of it, what goes from frame to frame and from chunk to chunk.
+
+        A backward pass begins anew in every chunk.
+        """
+        return self.window + sum(p.state * (p.order + (p.step > 0)) for p in self.passes)
 
     def work(self, chunk: int | None, lookahead: int, shot: int, exact: bool = False) -> float:
         """Multiplications of one of a shot's ``shot`` frames; ``chunk`` None: whole."""
@@ -163,6 +172,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
         last = k + 1 == len(net.passes)
         passes.append(
             PassCosts(
+                step=pass_.step,
                 runs_ahead=pass_.step < 0 or net.read_ahead(pass_),
                 read_ahead=net.read_ahead(pass_),
                 state=bytes_of(states[0]),

@@ -21,9 +21,9 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from vrestore.engine.kept import Keep, Kept, apart, as_it_is, brought, in_memory
+from vrestore.engine.kept import HERE, Keep, Kept, Places, apart, as_it_is, brought
 from vrestore.engine.precision import InPrecision
-from vrestore.engine.propagation import Moment, Trail
+from vrestore.engine.propagation import Moment, Trail, flow_to
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen, neighbours
 
 R = TypeVar("R")
@@ -60,7 +60,7 @@ class _Chunk:
     """Frames ``start`` to ``stop`` of the shot, encoded; the flow out at ``stop`` as well."""
 
     moments: list[Moment]
-    beyond: tuple[Tensor, Tensor] | None  # between the last frame and the one after it
+    beyond: Moment | None  # the frame after the last one
 
 
 def propagate_exactly(
@@ -68,14 +68,14 @@ def propagate_exactly(
     net: RecurrentNetwork,
     shot: Again[Tensor],
     chunk: int,
-    keep: Keep = in_memory,
+    places: Places = HERE,
     already: int = 0,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
     Equal to ``net`` on the whole shot bit for bit, in the same precision, whatever the ``chunk``.
-    ``keep``: where the states of a chunk wait to be read. ``already``: how many frames are restored
-    and do not come again.
+    ``places``: where the states of a chunk, and its frames, wait to be read. ``already``: how many
+    frames are restored and do not come again.
     """
     if not len(shot):
         return
@@ -84,13 +84,14 @@ def propagate_exactly(
     edges: dict[str, dict[int, Trail]] = {pass_.name: {} for pass_ in net.passes}
 
     def encoded(start: int) -> _Chunk:
-        return _encoded(run, net, shot, range(start, min(start + chunk, len(shot))), found)
+        indices = range(start, min(start + chunk, len(shot)))
+        return _encoded(run, net, shot, indices, found, places.frames)
 
     def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Kept]]:
         features: list[dict[str, Kept]] = [{} for _ in part.moments]
         for pass_ in passes:
             trail = edges[pass_.name][start].copy()
-            for _ in _steps(run, pass_, part, trail, features, keep):
+            for _ in _steps(run, pass_, part, trail, features, places, places.states):
                 pass
         return features
 
@@ -103,9 +104,10 @@ def propagate_exactly(
                 edges[pass_.name][start] = _kept(trail, pass_)
             part = encoded(start)
             features = features_of(part, start, earlier)
-            for i in _steps(run, pass_, part, trail, features):
+            for i in _steps(run, pass_, part, trail, features, places, as_it_is):
                 if renders and start + i >= already:
-                    yield run.render(part.moments[i].x, brought(features[i]))
+                    places.make_room()
+                    yield run.render(part.moments[i].x(), brought(features[i]))
                 features[i] = {}
             del part, features  # before the next are made
     if net.passes[-1].step < 0:
@@ -116,7 +118,8 @@ def propagate_exactly(
             features = features_of(part, start, net.passes)
             for i, (moment, feature) in enumerate(zip(part.moments, features, strict=True), start):
                 if i >= already:
-                    yield run.render(moment.x, brought(feature))
+                    places.make_room()
+                    yield run.render(moment.x(), brought(feature))
             del part, features
 
 
@@ -126,7 +129,8 @@ def _steps(
     part: _Chunk,
     trail: Trail,
     features: list[dict[str, Kept]],
-    keep: Keep = as_it_is,
+    places: Places,
+    keep: Keep,
 ) -> Iterator[int]:
     """One pass over one chunk: ``trail`` is moved on, the features of the frames are added to.
 
@@ -134,14 +138,10 @@ def _steps(
     """
     moments = part.moments
     for i in range(len(moments)) if pass_.step > 0 else reversed(range(len(moments))):
-        if pass_.step > 0:
-            pair = moments[i].pair
-            flow = pair[1] if pair else None
-        else:
-            pair = moments[i + 1].pair if i + 1 < len(moments) else part.beyond
-            flow = pair[0] if pair else None
+        flow = flow_to(pass_.step, moments, i, part.beyond)
         seen = [features[i][name]() for name in pass_.reads]
-        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x, flow, seen, keep)
+        places.make_room()
+        features[i][pass_.name] = trail.advance(run, pass_, moments[i].x(), flow, seen, keep)
         yield i
 
 
@@ -160,7 +160,12 @@ def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:
 
 
 def _encoded(
-    run: InPrecision, net: RecurrentNetwork, shot: Again[Tensor], indices: range, found: int
+    run: InPrecision,
+    net: RecurrentNetwork,
+    shot: Again[Tensor],
+    indices: range,
+    found: int,
+    keep: Keep,
 ) -> _Chunk:
     """The chunk's frames and the flows between them, and those to the frames next to it."""
     last = len(shot) - 1
@@ -171,6 +176,8 @@ def _encoded(
         for i in around:
             if i not in frames:
                 frames[i] = shot[i]
+        for i in [i for i in frames if i not in around and i < index - net.context]:
+            del frames[i]
         seen = Seen(tuple(frames[i] for i in around), index, index == last, found)
         return run.encode(seen)
 
@@ -178,9 +185,10 @@ def _encoded(
     before = encoded(indices.start - 1) if indices.start else None
     for index in indices:
         x = encoded(index)
-        moments.append(Moment(x, run.flow(before, x) if before else None))
+        moments.append(Moment(x, keep, run.flow(before, x) if before else None))
         before = x
     assert before is not None
-    return _Chunk(
-        moments, run.flow(before, encoded(indices.stop)) if indices.stop <= last else None
-    )
+    if indices.stop > last:
+        return _Chunk(moments, None)
+    x = encoded(indices.stop)
+    return _Chunk(moments, Moment(x, keep, run.flow(before, x)))

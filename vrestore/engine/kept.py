@@ -1,4 +1,4 @@
-"""Where states wait until they are rendered: in pages of their own, or in a file.
+"""Where states, and frames with their flows, wait until they are read: in memory, or in files.
 
 ::
 
@@ -14,18 +14,26 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-Kept = Callable[[], Tensor]  # gives the state, whenever it is asked for
+from vrestore.engine.memory import give_back_freed_memory
+
+if sys.platform != "win32":
+    import resource
+
+Kept = Callable[[], Tensor]  # gives the tensor, whenever it is asked for
 Keep = Callable[[Tensor], Kept]
 
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})  # file systems whose files are memory
-SHARE = 0.5  # of the room in a folder that states may take
+SHARE = 0.5  # of the room in a folder that they may take
+CPU = torch.device("cpu")
 
 
 def apart(x: Tensor) -> Tensor:
@@ -55,10 +63,11 @@ def in_memory(x: Tensor) -> Kept:
 
 
 def in_files_of(folder: Path) -> Keep:
-    """Each state in a file of the folder; where it cannot be written, ``in_memory``.
+    """Each tensor in a file of the folder; where it cannot be written, ``in_memory``.
 
-    The files have no names: nothing is left behind even by a process that is killed. A state is in
-    memory as long as the one that asked for it holds it.
+    The files have no names: nothing is left behind even by a process that is killed. They take up
+    to half of those that the process may have open. What is kept is in memory as long as the one
+    that asked for it holds it.
     """
 
     def keep(x: Tensor) -> Kept:
@@ -69,6 +78,8 @@ def in_files_of(folder: Path) -> Keep:
         try:
             with ExitStack() as on_failure:
                 file = on_failure.enter_context(tempfile.TemporaryFile(dir=folder))
+                if file.fileno() >= _most_files():
+                    return in_memory(x)
                 file.write(flat.view(torch.uint8).numpy().data)
                 file.flush()
                 on_failure.pop_all()
@@ -92,8 +103,38 @@ def brought(features: dict[str, Kept]) -> dict[str, Tensor]:
     return {name: kept() for name, kept in features.items()}
 
 
+def together(tensors: Iterable[Tensor], keep: Keep) -> Callable[[], tuple[Tensor, ...]]:
+    """Those of one frame, kept each for itself."""
+    held = [keep(x) for x in tensors]
+    return lambda: tuple(kept() for kept in held)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where states that wait to be rendered do so, and where encoded frames with their flows.
+
+    ``make_room`` comes before every step.
+    """
+
+    states: Keep
+    frames: Keep
+    make_room: Callable[[], object] = lambda: None
+
+
+HERE = Places(in_memory, as_it_is)
+
+
+def on_disk_in(folder: Path) -> Places:
+    """All in files of the folder, where memory is short.
+
+    Before every step, what lies free amid the heap goes back to the system.
+    """
+    keep = in_files_of(folder)
+    return Places(keep, keep, partial(give_back_freed_memory, CPU))
+
+
 def room_in(folder: Path | None) -> int:
-    """Bytes that states may take there; 0 where files are memory, or states are not kept so."""
+    """Bytes that they may take there; 0 where files are memory, or nothing is kept so."""
     if folder is None or sys.platform != "linux" or _file_system(folder) in IN_MEMORY:
         return 0
     try:
@@ -108,6 +149,11 @@ def _pages(file: int, length: int, **how: int) -> mmap.mmap:
         return mmap.mmap(file, length, **how)
     except OSError as error:
         raise MemoryError(error.strerror) from error
+
+
+def _most_files() -> int:
+    """The rest is for the film's own, and for the processes beside this one."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if sys.platform != "win32" else 0
 
 
 def _is_kept_elsewhere(x: Tensor) -> bool:

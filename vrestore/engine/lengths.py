@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vrestore.engine.costs import costs
-from vrestore.engine.kept import Keep, in_memory
+from vrestore.engine.kept import HERE, Places
 from vrestore.models.temporal import Network, RecurrentNetwork
 
 WASTE, FIXED_BYTES = 1.35, 25 << 20  # of the heap, and of the libraries' own buffers
@@ -23,7 +23,7 @@ ON_THE_ROAD = 4  # output frames as float RGB: one that is converted, eight that
 class Lengths:
     """How a shot is parted: frames of a chunk (None: whole), frames ahead, side of a tile.
 
-    ``on_disk``: states that wait to be rendered do so in a file.
+    ``on_disk``: what waits to be rendered, states and frames with their flows, does so in files.
     """
 
     chunk: int | None
@@ -41,13 +41,13 @@ class Lengths:
 class Parting:
     """How one shot is parted now: all of its tiles alike, shorter once memory ran out in one.
 
-    ``on_less`` is told. ``keep``: where states wait to be rendered; ``to_disk``: whether that may
-    be in files, asked where memory ran out.
+    ``on_less`` is told. ``places``: where states, and frames with their flows, wait to be rendered;
+    ``to_disk``: whether that may be in files, asked where memory ran out.
     """
 
     lengths: Lengths
     on_less: Callable[[Lengths], object] = lambda less: None
-    keep: Callable[[Lengths], Keep] = lambda lengths: in_memory
+    places: Callable[[Lengths], Places] = lambda lengths: HERE
     to_disk: Callable[[], bool] = lambda: False
 
     def shorten(self) -> None:
@@ -86,17 +86,24 @@ def need(
     sides = min(lengths.tile, height), min(lengths.tile, width)
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
-    held = tiles * ((chunk + lookahead) * tile.moment + tile.carried) + chunk * whole.out
+    held = tiles * (tile.entered(chunk + lookahead, lengths.on_disk) + tile.carried)
+    held += chunk * whole.out
     return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE, lengths.on_disk)
 
 
 def kept_on_disk(
     net: Network, height: int, width: int, lengths: Lengths, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Bytes of the states that wait in files, at most at once."""
-    if not lengths.on_disk or lengths.chunk is None:
+    """Bytes of what waits in files, at most at once.
+
+    States, encoded frames with their flows, and frames as they came, to come again.
+    """
+    if not lengths.on_disk or lengths.chunk is None or lengths.reach is None:
         return 0
-    return costs(net, height, width, dtype).kept(lengths.chunk, lengths.lookahead)
+    whole = costs(net, height, width, dtype)
+    to_come_again = (lengths.reach + lengths.lookahead) * 3 * 4 * height * width
+    kept = whole.kept(lengths.chunk, lengths.lookahead)
+    return kept + lengths.reach * whole.moment + to_come_again
 
 
 def fitting(
@@ -112,10 +119,11 @@ def fitting(
 ) -> Lengths:
     """The lengths nearest to those asked for that fit ``budget`` bytes; else those that take least.
 
-    States on disk, of which there are ``disk`` bytes, cost little time, shorter chunks cost more,
-    less look-ahead and tiles cost quality: in this order. Tiles are for
-    pictures of twice their size and more; of others they would hold as much. Without ``tiles``,
-    chunks alone are shorter. Where nothing fits, tiles must be worth what they cost.
+    What waits on disk, of which there are ``disk`` bytes, costs little time, and shorter chunks
+    hold no less then; else these cost more, less look-ahead and tiles cost quality: in this order.
+    Tiles, in the shortest chunks, are for pictures of twice their size and more; of others they
+    would hold as much. Without ``tiles``, chunks alone are shorter. Where nothing fits, tiles must
+    be worth what they cost.
     """
     if asked.reach is not None and PLENTY * height * width * asked.reach <= budget:
         return asked
@@ -124,16 +132,19 @@ def fitting(
         there = replace(asked, on_disk=True)
         if kept_on_disk(net, height, width, there, dtype) <= disk:
             tries.append(there)
-        while (less := shorter(tries[-1])) is not None:
-            tries.append(less)
     least = tries[-1]
+    while isinstance(net, RecurrentNetwork) and (less := shorter(least)) is not None:
+        least = less
+        if not least.on_disk:
+            tries.append(least)
+    whole = tries[-1]
     sides = [side for side in TILE_SIDES if 2 * side <= max(height, width)]
     for side in sides if tiles and asked.tile is None else ():
         tries += [replace(least, lookahead=asked.lookahead, tile=side), replace(least, tile=side)]
     needs = {lengths: need(net, height, width, lengths, dtype=dtype) for lengths in tries}
     fits = (lengths for lengths, size in needs.items() if size <= budget)
     smallest = min(needs, key=needs.__getitem__)
-    return next(fits, smallest if needs[smallest] < TILES_SAVE * needs[least] else least)
+    return next(fits, smallest if needs[smallest] < TILES_SAVE * needs[whole] else whole)
 
 
 def shorter(lengths: Lengths, to_disk: bool = False) -> Lengths | None:

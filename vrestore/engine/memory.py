@@ -19,7 +19,7 @@ MAPPED_BYTES = 1 << 30  # what is larger comes from the system and goes back to 
 GROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
 NO_LIMIT = 1 << 60  # of version 1, which has no word for it
-SPARE = 0.85  # of what there is, for the network; the rest for what cannot be foreseen
+SPARE = 0.85  # of what is left, for the network; the rest for what cannot be foreseen
 
 
 def keep_freed_memory() -> None:
@@ -63,7 +63,7 @@ def at_hand(cap: int | None, device: torch.device) -> int:
         if soft != resource.RLIM_INFINITY:
             limits.append(soft - _virtual() + used)
     limits += [used + free for free in (group_room(),) if free is not None]
-    return max(0, round(SPARE * min(limits, default=1 << 62)) - used)
+    return max(0, round(SPARE * (min(limits, default=1 << 62) - used)))
 
 
 def resident() -> int:

@@ -14,14 +14,14 @@ With the whole shot as one chunk the backward passes start at its true end, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
-from vrestore.engine.kept import Keep, Kept, as_it_is, brought
+from vrestore.engine.kept import Keep, Kept, Places, as_it_is, brought, together
 from vrestore.engine.lengths import Parting, shorter
 from vrestore.engine.memory import give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
@@ -31,12 +31,40 @@ from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
 
 
-@dataclass
 class Moment:
-    """One frame of the window. ``pair``: flows (frame before -> this, this -> frame before)."""
+    """One frame of the window, encoded, and ``pair``, its flows: (frame before -> this, back).
 
-    x: Features
-    pair: tuple[Tensor, Tensor] | None = None
+    Both wait as ``keep`` has it, and are had by asking.
+    """
+
+    def __init__(self, x: Features, keep: Keep, pair: Iterable[Tensor] | None = None) -> None:
+        self.x = together(x, keep)
+        self.pair: Callable[[], tuple[Tensor, ...]] | None = None
+        if pair is not None:
+            self.keep_pair(pair, keep)
+
+    def keep_pair(self, pair: Iterable[Tensor], keep: Keep) -> None:
+        """The flows are known now."""
+        self.pair = together(pair, keep)
+
+    def keep_in(self, keep: Keep) -> None:
+        """Where all of it is, from now on."""
+        self.x = together(self.x(), keep)
+        if self.pair is not None:
+            self.pair = together(self.pair(), keep)
+
+
+def flow_to(
+    step: int, moments: list[Moment], i: int, beyond: Moment | None = None
+) -> Tensor | None:
+    """From frame ``i`` to the one that a pass comes from; None: it begins here.
+
+    ``beyond``: what comes after the last one.
+    """
+    moment = moments[i] if step > 0 else moments[i + 1] if i + 1 < len(moments) else beyond
+    if moment is None or moment.pair is None:
+        return None
+    return moment.pair()[1 if step > 0 else 0]
 
 
 @dataclass
@@ -94,10 +122,15 @@ def propagate(
     newest: Features | None = None
     lacking: list[Pair] = []  # the newest of the window, each with the frame before it
     waiting: Seen | None = None
-    ended = False
+    ended = on_disk = False
     rendered = 0  # of the window's first frames, before memory ran out
     while True:
         lengths = parting.lengths  # a tile beside this one may have run out of memory
+        places = parting.places(lengths)
+        if lengths.on_disk and not on_disk:
+            on_disk = True
+            for moment in window:
+                moment.keep_in(places.frames)
         reach = lengths.reach
         if waiting is None and not ended and (reach is None or len(window) < reach):
             waiting = next(stream, None)
@@ -107,17 +140,20 @@ def propagate(
         try:
             if waiting is not None and (reach is None or len(window) < reach):
                 x = run.encode(waiting)
-                window.append(Moment(x))
+                window.append(Moment(x, places.frames))
                 if newest is not None:
                     lacking.append((newest, x))
                 newest, waiting = x, None
+                del x
+                if on_disk:
+                    _find_flows(run, window, lacking, 1, places.frames)
                 continue
-            _find_flows(run, window, lacking, lengths.chunk)
+            _find_flows(run, window, lacking, lengths.chunk, places.frames)
             give_back_freed_memory(run.device)
             moved_on: dict[str, Trail] = {}
             count = min(lengths.chunk or len(window), len(window))
             restored = _rendered(
-                run, net, window[:reach], count, carried, moved_on, rendered, parting.keep(lengths)
+                run, net, window[:reach], count, carried, moved_on, rendered, places
             )
             for out in restored:
                 rendered += 1
@@ -163,12 +199,12 @@ def handed_over(frames: list[Tensor]) -> Iterator[Tensor]:
 
 
 def _find_flows(
-    run: InPrecision, window: list[Moment], lacking: list[Pair], most: int | None
+    run: InPrecision, window: list[Moment], lacking: list[Pair], most: int | None, keep: Keep
 ) -> None:
     """Those of all frames that came since the last chunk: on a GPU they are found together."""
     pairs = run.flows(lacking, most)
     for moment, pair in zip(window[len(window) - len(pairs) :], pairs, strict=True):
-        moment.pair = pair
+        moment.keep_pair(pair, keep)
     lacking.clear()
 
 
@@ -180,12 +216,12 @@ def _rendered(
     carried: dict[str, Trail],
     moved_on: dict[str, Trail],
     already: int,
-    keep: Keep,
+    places: Places,
 ) -> Iterator[Tensor]:
     """The window's first ``count`` frames restored, but for those that ``already`` were.
 
     ``carried`` holds the forward passes' memory before the window; ``moved_on`` is filled with
-    theirs after ``count`` frames. ``keep``: where states wait to be rendered.
+    theirs after ``count`` frames. ``places``: where states wait to be rendered.
     """
     features: list[dict[str, Kept]] = [{} for _ in window]
     passes = net.passes
@@ -199,7 +235,8 @@ def _rendered(
         else:
             trail, order = carried[pass_.name].copy(), iter(range(reach))
         for i in order:
-            how = keep if i < reach else as_it_is
+            how = places.states if i < reach else as_it_is
+            places.make_room()
             kept = _step(run, pass_, window, i, trail, features[i], how)
             if i < reach:
                 features[i][pass_.name] = kept
@@ -211,9 +248,11 @@ def _rendered(
     give_back_freed_memory(run.device)
     for i in range(count):
         if renders is not None:
+            places.make_room()
             features[i][renders.name] = _step(run, renders, window, i, trail, features[i])
         if i >= already:
-            yield run.render(window[i].x, brought(features[i]))
+            places.make_room()
+            yield run.render(window[i].x(), brought(features[i]))
         features[i] = {}
     if renders is not None:
         moved_on[renders.name] = trail
@@ -229,11 +268,6 @@ def _step(
     keep: Keep = as_it_is,
 ) -> Kept:
     """One pass goes one frame further, to frame ``i``."""
-    if pass_.step > 0:
-        pair = window[i].pair
-        flow = pair[1] if pair else None
-    else:
-        pair = window[i + 1].pair if i + 1 < len(window) else None
-        flow = pair[0] if pair else None
+    flow = flow_to(pass_.step, window, i)
     seen = [features[name]() for name in pass_.reads]
-    return trail.advance(run, pass_, window[i].x, flow, seen, keep)
+    return trail.advance(run, pass_, window[i].x(), flow, seen, keep)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.kept import Keep, in_files_of, in_memory, room_in
+from vrestore.engine.kept import HERE, Places, on_disk_in, room_in
 from vrestore.engine.lengths import (
     TILE_SIDES,
     Lengths,
@@ -44,6 +44,8 @@ from vrestore.errors import ModelError, OutOfMemory, UsageError, is_out_of_memor
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
 
 log = logging.getLogger("vrestore")
+
+R = TypeVar("R")
 
 PROPAGATIONS = ("lookahead", "whole", "exact")
 CHUNK_FRAMES = 32
@@ -134,6 +136,22 @@ class Restorer:
         frames in a temporary file. Nothing is clamped. UsageError: a frame of another
         form; ModelError: what came out is no number; OutOfMemory says what to lower.
         """
+        return self.finished(frames, lambda restored: restored)
+
+    def finished(self, frames: Iterable[Tensor], finish: Callable[[Tensor], R]) -> Iterator[R]:
+        """What ``finish`` makes of each frame that ``stream`` gives.
+
+        Where it runs out of memory, that frame comes again as if the network had. Of a restored
+        frame nothing is held beyond that.
+        """
+        numbers = _Numbers()
+
+        def checked(out: Tensor) -> R:
+            made = finish(out[0].to(self.device))
+            numbers.add(out, self._run)
+            return made
+
+        size: tuple[int, int] | None = None
         with ExitStack() as at_end:
             try:
                 if self._first is not None:
@@ -142,15 +160,16 @@ class Restorer:
                 if not first:
                     return
                 height, width = self._batch(first[0]).shape[2:]
-                self._try_on(first, (height, width))
+                size = height, width
+                self._try_on(first, size)
                 del first
-                restored = self._restored(frames, (height, width), at_end)
-                for out in _finite(restored, self._run):
-                    yield out[0].to(self.device)
+                yield from self._restored(frames, size, at_end, checked)
+                numbers.check(self._run)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise OutOfMemory(f"{self.device} ran out of memory; {self._advice()}") from error
+                advice = self._advice(self._chosen.get(size) if size else None)
+                raise OutOfMemory(f"{self.device} ran out of memory; {advice}") from error
 
     def _through(self, first: Restorer, frames: Iterable[Tensor]) -> Iterable[Tensor]:
         """The shot as ``first`` leaves it, parted as it is parted here."""
@@ -165,22 +184,29 @@ class Restorer:
         """How shots of frames of this size are parted: what was asked for, or what fits."""
         size = height, width
         if size not in self._chosen:
-            chosen = self._asked
-            if self._fits:
-                budget = at_hand(self.memory, self.device)
-                chosen = fitting(
-                    self.network,
-                    height,
-                    width,
-                    chosen,
-                    budget,
-                    dtype=self._run.dtype,
-                    tiles=self._tiles,
-                    disk=room_in(self.scratch) if self.device.type == "cpu" else 0,
-                )
-                self._tell_of_the_cap(size, chosen)
-            self._chosen[size] = chosen
+            self._chosen[size] = self._fitting(size) if self._fits else self._asked
         return self._chosen[size]
+
+    def _fitting(self, size: tuple[int, int]) -> Lengths:
+        """What fits; the shortest where there is no memory to find that out."""
+        try:
+            chosen = fitting(
+                self.network,
+                *size,
+                self._asked,
+                at_hand(self.memory, self.device),
+                dtype=self._run.dtype,
+                tiles=self._tiles,
+                disk=room_in(self.scratch) if self.device.type == "cpu" else 0,
+            )
+            self._tell_of_the_cap(size, chosen)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            chosen = self._asked
+            while less := shorter(chosen):
+                chosen = less
+        return chosen
 
     def need(self, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
         """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
@@ -193,15 +219,19 @@ class Restorer:
             self.network, height, width, self.lengths(height, width), self._run.dtype
         )
 
-    def _keep(self, lengths: Lengths) -> Keep:
-        """Where states wait."""
+    def _places(self, lengths: Lengths) -> Places:
+        """Where states and frames wait."""
         if lengths.on_disk and self.scratch is not None:
-            return in_files_of(self.scratch)
-        return in_memory
+            return on_disk_in(self.scratch)
+        return HERE
 
     def _restored(
-        self, frames: Iterable[Tensor], size: tuple[int, int], at_end: ExitStack
-    ) -> Iterator[Tensor]:
+        self,
+        frames: Iterable[Tensor],
+        size: tuple[int, int],
+        at_end: ExitStack,
+        finish: Callable[[Tensor], R],
+    ) -> Iterator[R]:
         """The runner that the network's kind and the propagation ask for."""
         lengths = self.lengths(*size)
         run, net = self._run, self.network
@@ -212,10 +242,10 @@ class Restorer:
                 for frame in frames:
                     spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
-            return self._exactly(Again(frames, partial(self._batch, size=size)), size)
+            return self._exactly(Again(frames, partial(self._batch, size=size)), size, finish)
         if isinstance(net, RecurrentNetwork) and self.propagation == "whole":
             batches = (self._batch(frame, size) for frame in frames)
-            return propagate(run, net, batches, Parting(Lengths(None, 0)))
+            return map(finish, propagate(run, net, batches, Parting(Lengths(None, 0))))
         warm = 0
         if isinstance(net, RecurrentNetwork):
             warm = lengths.lookahead
@@ -226,21 +256,26 @@ class Restorer:
             Held(frames, warm),
             self._ways(lengths, size),
             lambda way, again: self._parted(way, size, again, found),
+            finish,
         )
 
-    def _exactly(self, shot: Again[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    def _exactly(
+        self, shot: Again[Tensor], size: tuple[int, int], finish: Callable[[Tensor], R]
+    ) -> Iterator[R]:
         """The shot in chunks, in shorter ones where memory runs out: the bits do not tell."""
         net, restored = self.network, 0
         assert isinstance(net, RecurrentNetwork)
         while True:
             lengths = self._chosen[size]
             assert lengths.chunk is not None
-            keep = self._keep(lengths)
+            places = self._places(lengths)
             try:
-                for out in propagate_exactly(self._run, net, shot, lengths.chunk, keep, restored):
-                    restored += 1
-                    yield out
+                for out in propagate_exactly(self._run, net, shot, lengths.chunk, places, restored):
+                    finished = finish(out)
                     del out
+                    restored += 1
+                    yield finished
+                    del finished
                 return
             except (RuntimeError, MemoryError) as error:
                 less = shorter(lengths, self._to_disk(size)) if is_out_of_memory(error) else None
@@ -265,9 +300,12 @@ class Restorer:
     def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
         """What is tried where the one before ran out of memory; told, and kept for later shots."""
         yield lengths
-        least, to_disk = lengths, self._chosen[size].on_disk
-        while isinstance(self.network, RecurrentNetwork) and (less := shorter(least, to_disk)):
-            least = less  # this far propagation went by itself
+        if isinstance(self.network, RecurrentNetwork):
+            # Mostly propagation went so far by itself.
+            while less := shorter(self._chosen[size], self._to_disk(size)):
+                self._go_on(size, less)
+                yield less
+        least = self._chosen[size]
         for side in TILE_SIDES:
             if side < min(max(size), lengths.tile or max(size)):
                 self._go_on(size, replace(least, tile=side))
@@ -323,9 +361,13 @@ class Restorer:
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
             found.append(seen)
-        parting = Parting(
-            lengths, partial(self._go_on, size), self._keep, partial(self._to_disk, size)
-        )
+
+        def on_less(less: Lengths) -> None:
+            self._go_on(size, less)
+            frames.keep_in(self._places(less).frames)
+
+        frames.keep_in(self._places(lengths).frames)
+        parting = Parting(lengths, on_less, self._places, partial(self._to_disk, size))
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
@@ -354,14 +396,19 @@ class Restorer:
             self._tell(f"precision {self.precision} {wrong}: going on in fp32")
             self.precision, self._run, self._tried = "fp32", exact, True
 
-    def _advice(self) -> str:
-        """What may help where memory ran out; ``lookahead`` has tried shorter chunks by itself."""
+    def _advice(self, last: Lengths | None) -> str:
+        """What may help where memory ran out; ``last``: what was tried, None before there was."""
         less = "a smaller picture" if self.device.type == "cpu" else "--device cpu"
-        if self.propagation == "lookahead" or not isinstance(self.network, RecurrentNetwork):
-            return f"the shortest chunks and the least tiles did not fit either; try {less}"
-        if self.propagation == "whole":
+        recurrent = isinstance(self.network, RecurrentNetwork)
+        if recurrent and self.propagation == "whole":
             return f"try --propagation exact, or {less}"
-        return f"the shortest chunks did not fit either; try --propagation lookahead, or {less}"
+        if last is None or (recurrent and shorter(last) is not None):
+            return f"try {less}, or end what else takes memory"
+        if recurrent and self.propagation == "exact":
+            return f"the shortest chunks did not fit either; try --propagation lookahead, or {less}"
+        tried = ["the shortest chunks"] * recurrent + ["the least tiles"] * (last.tile is not None)
+        did = f"{' and '.join(tried)} did not fit either; " if tried else ""
+        return f"{did}try {less}"
 
     def _batch(self, frame: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
@@ -407,29 +454,33 @@ def _whole(run: InPrecision, net: Network, frames: Iterable[Tensor]) -> Iterator
     return _one_by_one(run, net, frames)
 
 
-def _finite(restored: Iterable[Tensor], run: InPrecision) -> Iterator[Tensor]:
-    """The frames, as long as they are numbers; ModelError one frame later, or at the end.
+class _Numbers:
+    """Whether what comes out are numbers; ModelError one frame later, or at the end.
 
     By then a GPU has added up a frame without being waited for.
     """
-    before: Tensor | None = None
-    number = -1
-    for number, out in enumerate(restored):
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, out: Tensor, run: InPrecision) -> None:
+        """One frame more."""
         total = out.sum()
-        _check_number(before, number - 1, run)
-        before = total
-        yield out
-    _check_number(before, number, run)
+        self.check(run)
+        self._total = total
+        self._count += 1
 
-
-def _check_number(total: Tensor | None, frame: int, run: InPrecision) -> None:
-    if total is None or total.isfinite():
-        return
-    hint = "" if run.precision == "fp32" else "try --precision fp32; else "
-    raise ModelError(
-        f"frame {frame} of a shot comes out as what is no number, in {run.precision}; {hint}the "
-        "weights are damaged, or not for footage like this: take another model"
-    )
+    def check(self, run: InPrecision) -> None:
+        """The newest."""
+        if self._total is None or self._total.isfinite():
+            return
+        hint = "" if run.precision == "fp32" else "try --precision fp32; else "
+        raise ModelError(
+            f"frame {self._count - 1} of a shot comes out as what is no number, in "
+            f"{run.precision}; {hint}the weights are damaged, or not for footage like this: take "
+            "another model"
+        )
 
 
 def _middle(frame: Tensor) -> Tensor:

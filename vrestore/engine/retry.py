@@ -8,9 +8,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from vrestore.engine.kept import Keep, Kept, as_it_is
 from vrestore.errors import is_out_of_memory
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Held(Iterator[Tensor]):
@@ -22,7 +24,8 @@ class Held(Iterator[Tensor]):
     def __init__(self, frames: Iterable[Tensor], warm: int) -> None:
         self._stream = iter(frames)
         self._warm = warm
-        self._held: deque[Tensor] = deque()
+        self._held: deque[Kept] = deque()
+        self._keep: Keep = as_it_is
         self._restored = 0  # of those held
         self._next = 0
         self.first = 0  # the number of the first one held: where a rewind leads to
@@ -31,14 +34,21 @@ class Held(Iterator[Tensor]):
     def __next__(self) -> Tensor:
         if self._next == len(self._held):
             try:
-                self._held.append(next(self._stream))
+                frame = next(self._stream)
             except StopIteration:
                 raise
             except BaseException:
                 self.broken = True
                 raise
+            self._held.append(self._keep(frame))
+            del frame
         self._next += 1
-        return self._held[self._next - 1]
+        return self._held[self._next - 1]()
+
+    def keep_in(self, keep: Keep) -> None:
+        """Where the frames are, from now on."""
+        self._held = deque(keep(frame()) for frame in self._held)
+        self._keep = keep
 
     def restored(self) -> None:
         """One frame more needs not come again, but to warm up."""
@@ -56,10 +66,14 @@ class Held(Iterator[Tensor]):
 
 
 def in_turn(
-    frames: Held, ways: Iterable[T], run: Callable[[T, Held], Iterator[Tensor]]
-) -> Iterator[Tensor]:
+    frames: Held,
+    ways: Iterable[T],
+    run: Callable[[T, Held], Iterator[Tensor]],
+    finish: Callable[[Tensor], R],
+) -> Iterator[R]:
     """Restore all frames in the first of the ``ways`` whose memory suffices, then in the next.
 
+    ``finish`` makes of each restored frame what is given out, and may run out of memory as well.
     A frame that was given out is not given again. What the last way raises is raised, and what the
     frames' own source raises at once.
     """
@@ -71,9 +85,12 @@ def in_turn(
             for out in run(way, frames):
                 if known:
                     known -= 1
+                    del out
                     continue
-                yield out
-                del out
+                finished = finish(out)
+                del out  # what is given out is held no longer than it is wanted
+                yield finished
+                del finished
                 frames.restored()
             return
         except (RuntimeError, MemoryError) as error:
