@@ -4,11 +4,13 @@
 for a file's) in each precision, whole clips, against the ``baseline``: the same network in float32,
 contiguous, ``net(chunk)`` of 15 frames, its tail in one piece, as the research scripts run it. Each
 in a process of its own, for its memory; of every frame some rows go to a file, to be compared
-(whole ones kept the system busy beside the next). The most memory is that of a first round, which
-is not timed unless it is the only one (``--rounds 0``). ``--memory MIB`` caps ours. ``roof`` is
-what bare 64-channel 3x3 convolutions reach on the same picture in their better layout for that
-precision, a stack after every frame: what else the machine does strikes both alike. On a GPU, which
-must not wait for either, the frames lie there and stay there, and the stacks come after all frames.
+(whole ones kept the system busy beside the next). On a CPU neither holds more of the clip than it
+asks for; what waits on disk is in the system's temporary folder. The most memory is that of a first
+round, which is not timed unless it is the only one (``--rounds 0``). ``--memory MIB`` caps ours.
+``roof`` is what bare 64-channel 3x3 convolutions reach on the same picture in their better layout
+for that precision, a stack after every frame: what else the machine does strikes both alike. On a
+GPU, which must not wait for either, the frames lie there and stay there, and the stacks come after
+all frames.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from table import peak_mib, show
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vrestore.engine.exact import Again
 from vrestore.engine.precision import DTYPES
 from vrestore.engine.restorer import Restorer
 from vrestore.models import layers, one_step
@@ -108,29 +111,31 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
     net = (load_model("basicvsr", args.weights) if args.weights else NETWORKS[network]()).eval()
     width, height = map(int, args.size.split("x"))
     clip = moving_picture(args.frames, width, height)
+    if args.device != "cpu":
+        clip = list(torch.stack([*clip]).to(args.device))
     found: dict[str, float] = {}
     aside: list[float] = []  # seconds that are not the network's
     if how == "baseline":
         one_step.ONE_STEP = False
         layers.TAIL_BAND_BYTES = layers.GPU_BAND_BYTES = 1 << 60
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            list(as_research_does(net, clip[:2]))
+            list(as_research_does(net, [clip[0], clip[1]]))
             twice = counter.get_total_flops()
-            list(as_research_does(net, clip[:4]))
+            list(as_research_does(net, [clip[i] for i in range(4)]))
         # Of two frames, since some do what others are spared, and the flows to them.
         found["GMAC"] = (counter.get_total_flops() - 2 * twice) / 4e9
         net = net.to(args.device, memory_format=torch.contiguous_format)
 
         def run() -> Iterator[Tensor]:
-            return as_research_does(net, clip.to(args.device))
+            return as_research_does(net, clip)
     else:
         memory = args.memory and args.memory << 20
         ways = {"precision": how, "propagation": args.propagation, "chunk": args.chunk}
         restorer = Restorer(net, device=args.device, memory=memory, **ways)
-        frames = clip.to(args.device)
+        restorer.scratch = Path(out).parent
 
         def run() -> Iterator[Tensor]:
-            for x in restorer.stream(frames):
+            for x in restorer.stream(clip):
                 yield x
                 if bare and args.device == "cpu":
                     aside.append(bare())
@@ -170,12 +175,12 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
     return found
 
 
-def moving_picture(frames: int, width: int, height: int) -> Tensor:
-    """A smooth random picture that moves a pixel a frame: ``(frames, 3, height, width)``."""
+def moving_picture(frames: int, width: int, height: int) -> Sequence[Tensor] | Again[Tensor]:
+    """A smooth random picture that moves a pixel a frame: so many of ``(3, height, width)``."""
     g = torch.Generator().manual_seed(0)
     big = torch.rand(1, 3, (height + frames) // 4 + 1, (width + frames) // 4 + 1, generator=g)
     big = nn.functional.interpolate(big, scale_factor=4, mode="bicubic")[0].clamp(0, 1)
-    return torch.stack([big[:, t : t + height, t : t + width] for t in range(frames)])
+    return Again(range(frames), lambda t: big[:, t : t + height, t : t + width].contiguous())
 
 
 def compared(frame: Tensor) -> bytes:
@@ -194,16 +199,17 @@ def squared_error(one: Path, other: Path) -> float:
 
 
 @torch.no_grad()
-def as_research_does(net: Network, clip: Tensor) -> Iterator[Tensor]:
+def as_research_does(net: Network, clip: Sequence[Tensor] | Again[Tensor]) -> Iterator[Tensor]:
     """``net(chunk)``, or ``net(window)`` frame by frame where the network sees windows."""
     if hasattr(net, "before"):
         last = len(clip) - 1
         for i in range(len(clip)):
             around = [min(max(i + k, 0), last) for k in range(-net.before, net.after + 1)]
-            yield net(clip[around][None])[0]
+            yield net(torch.stack([clip[k] for k in around])[None])[0]
         return
-    for chunk in clip.split(BASELINE_CHUNK):
-        yield from net(chunk)
+    for first in range(0, len(clip), BASELINE_CHUNK):
+        chunk = range(first, min(first + BASELINE_CHUNK, len(clip)))
+        yield from net(torch.stack([clip[k] for k in chunk]))
 
 
 def better_stack(device: str, dtype: torch.dtype, height: int, width: int) -> Callable[[], float]:
