@@ -27,6 +27,7 @@ def test_a_plan_says_what_it_takes_and_writes_nothing(tmp_path, capsys):
     assert found["output_size"] == [256, 192]
     assert (found["chunk"], found["lookahead"], found["tile"]) == (32, 16, None)
     assert 100 << 20 < found["memory_bytes"] < 4 << 30
+    assert 50 << 20 < found["encoder_bytes"] < 1 << 30
     assert found["seconds"] > found["seconds_per_frame"] > 0
     assert found["output_bytes"] > 1000
     assert found["spool_bytes"] == 0
@@ -48,7 +49,7 @@ def test_a_plan_tells_of_states_on_disk_and_the_run_has_them_there(tmp_path, mon
     assert main([str(source), *how, "-o", str(plain)]) == 0
     short = []
 
-    def at_hand(cap, device):
+    def at_hand(*how):
         short.append(need(load_model("basicvsr"), 48, 64, Lengths(32, 16, on_disk=True)))
         return short[-1]
 

@@ -34,7 +34,7 @@ KEY_FRAME_EVERY = 250  # frames, as x264 and most encoders have it
 class Plan:
     """What is expected; ``frames`` None where the film does not say, and then no totals either.
 
-    ``memory_bytes``: of this program, its libraries included, not of the encoder beside it.
+    ``memory_bytes``: of this program with its libraries; ``encoder_bytes``: of ffmpeg beside it.
     ``spool_bytes``: beside the output while it is made, of frames that are read again and, where
     ``states_on_disk``, of states that wait to be rendered.
     """
@@ -51,6 +51,7 @@ class Plan:
     tile: int | None
     states_on_disk: bool
     memory_bytes: int
+    encoder_bytes: int
     seconds_per_frame: float
     seconds: float | None
     output_bytes: int | None
@@ -72,7 +73,12 @@ class Plan:
         text = [
             f"{self.source} -> {self.target}: {frames}, {w}x{h} -> {wide}x{high}",
             f"  {self.device} in {self.precision}, {', '.join(ways)}",
-            f"  memory: about {self.memory_bytes / 2**20:.0f} MiB, and the encoder's",
+            f"  memory: about {self.memory_bytes / 2**20:.0f} MiB"
+            + (
+                f", and {self.encoder_bytes / 2**20:.0f} the encoder's"
+                if self.encoder_bytes
+                else ""
+            ),
             f"  time: about {self.seconds_per_frame:.3f} s a frame"
             + ("" if self.seconds is None else f", {clock(self.seconds)} in all"),
         ]
@@ -104,7 +110,9 @@ def plan(
     scale = options.scale or restorer.scale
     width, height = round(info.width * scale), round(info.height * scale)
     if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
-        open_writer(info, target, width, height, replace(options, overwrite=True)).abort()
+        writer = open_writer(info, target, width, height, replace(options, overwrite=True))
+        writer.abort()
+        restorer.beside = writer.child_bytes
     restorer.scratch = scratch_for(target)
     lengths = restorer.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
@@ -151,6 +159,7 @@ def plan(
         tile=lengths.tile,
         states_on_disk=lengths.on_disk,
         memory_bytes=memory,
+        encoder_bytes=restorer.beside,
         seconds_per_frame=round(each, 4),
         seconds=None if seconds is None else round(seconds, 1),
         output_bytes=output,
@@ -160,14 +169,9 @@ def plan(
 
 def spooled_bytes(restorer: Restorer, info: VideoInfo) -> int:
     """Of a frame that is read again: as stored, and as a cleaner leaves it, in float32."""
-    stored, pixels = info.pixel_format, info.width * info.height
-    samples = pixels
-    if stored.family == "rgb":
-        samples = 3 * pixels
-    elif stored.family == "yuv":
-        samples += 2 * -(-info.width >> stored.sub_x) * -(-info.height >> stored.sub_y)
+    stored = info.pixel_format.frame_bytes(info.width, info.height)
     cleaned = isinstance(restorer.network, RecurrentNetwork) and restorer.network.first is not None
-    return samples * (1 if stored.depth <= 8 else 2) + (3 * 4 * pixels if cleaned else 0)
+    return stored + (3 * 4 * info.width * info.height if cleaned else 0)
 
 
 def sample(

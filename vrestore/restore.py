@@ -78,7 +78,7 @@ def restore(
 
         one_tint = OneTint(info.pixel_format, info.colour)
 
-        restorer.scratch = scratch_for(target)
+        restorer.scratch, restorer.beside = scratch_for(target), writer.child_bytes
 
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
             return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])

@@ -111,6 +111,16 @@ def test_the_files_have_no_names_and_go_with_what_is_kept(tmp_path):
     assert open_files() == before
 
 
+@linux
+def test_files_leave_half_of_those_that_may_be_open(tmp_path, monkeypatch):
+    least = max(map(int, os.listdir("/proc/self/fd")))
+    monkeypatch.setattr(kept.resource, "getrlimit", lambda what: (2 * (least + 4), -1))
+    x = torch.rand(1, 2, 3, 4)
+    waiting = [in_files_of(tmp_path)(x) for _ in range(9)]
+    assert max(map(int, os.listdir("/proc/self/fd"))) <= least + 4
+    assert all(torch.equal(there(), x) for there in waiting)
+
+
 FULL = """
 import resource, sys, torch
 from pathlib import Path

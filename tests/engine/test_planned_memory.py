@@ -156,7 +156,7 @@ def test_a_restorer_uses_the_disk_beside_the_output_alone(tmp_path, monkeypatch)
     net = load_model("basicvsr")
     restorers = [Restorer(net, precision="fp32", device="cpu", memory=GIB) for _ in range(2)]
     budget = restorers[0].need(270, 480, Lengths(32, 16, on_disk=True))
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda cap, device: budget)
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda *how: budget)
     restorers[1].scratch = tmp_path
     assert restorers[0].lengths(270, 480).chunk < 32
     assert restorers[0].on_disk(270, 480) == 0
@@ -213,6 +213,8 @@ def test_a_group_s_room_is_what_is_at_hand(monkeypatch):
     monkeypatch.setattr(memory, "resident", lambda: 100 << 20)
     monkeypatch.setattr(memory, "_free", lambda: 64 * GIB)
     assert at_hand(None, CPU) == round(memory.SPARE * (300 << 20))
+    assert at_hand(None, CPU, 100 << 20) == round(memory.SPARE * (200 << 20))  # an encoder's
+    assert at_hand(None, CPU, GIB) == 0
 
 
 def test_a_group_that_is_too_small_is_told_of(monkeypatch, caplog):
@@ -251,7 +253,7 @@ def test_a_restorer_plans_in_its_own_precision(monkeypatch):
     )
     budget = half.need(270, 480, Lengths(32, 16))
     assert whole.need(270, 480, Lengths(32, 16)) > 1.3 * budget
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda cap, device: budget)
+    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda *how: budget)
     assert half.lengths(270, 480) == Lengths(32, 16)
     assert whole.lengths(270, 480).chunk == 16
 

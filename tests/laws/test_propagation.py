@@ -77,7 +77,10 @@ def test_states_on_disk_change_no_bit(make, ways, tmp_path, monkeypatch):
     outs = [torch.stack(list(restorer.stream(clip))) for restorer in restorers]
     assert torch.equal(*outs)
     kept_passes = [p for p in net.passes if p is not net.passes[-1] or p.step < 0]
-    assert sum(how["dir"] == tmp_path for how in written) >= 9 * len(kept_passes)
+    waiting = 9 * len(kept_passes) + 9 + 8 * 2  # their states, nine frames, flows between these
+    if ways.get("propagation") != "exact":
+        waiting += 9  # frames that may have to come again
+    assert sum(how["dir"] == tmp_path for how in written) >= waiting
 
 
 @settings(max_examples=25, deadline=None)

@@ -47,9 +47,10 @@ def give_back_freed_memory(device: torch.device) -> None:
         trim(0)
 
 
-def at_hand(cap: int | None, device: torch.device) -> int:
+def at_hand(cap: int | None, device: torch.device, beside: int = 0) -> int:
     """Bytes that a network may take: of ``cap`` for the whole program, or of what is free.
 
+    ``beside``: of that, for other processes, which a ``cap`` is not for.
     What lies free amid the heap is given back first: it is not in use.
     """
     give_back_freed_memory(device)
@@ -57,12 +58,12 @@ def at_hand(cap: int | None, device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         return round(SPARE * min(free, cap or free))
     used = resident()
-    limits = [cap] if cap else [used + free for free in (_free(),) if free is not None]
+    limits = [cap] if cap else [used + free - beside for free in (_free(),) if free is not None]
     if sys.platform != "win32":
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         if soft != resource.RLIM_INFINITY:
             limits.append(soft - _virtual() + used)
-    limits += [used + free for free in (group_room(),) if free is not None]
+    limits += [used + free - beside for free in (group_room(),) if free is not None]
     return max(0, round(SPARE * (min(limits, default=1 << 62) - used)))
 
 

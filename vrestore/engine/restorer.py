@@ -108,6 +108,7 @@ class Restorer:
         self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
         # For frames that are read again, None: the system's; and for states where memory is short.
         self.scratch: Path | None = None
+        self.beside = 0  # bytes that other processes of the run take, of what is at hand for all
         self.told: list[str] = []  # what could not be done as it was asked for, in order
         self._fits = chunk is None and propagation != "whole"
         self._first = None
@@ -194,7 +195,7 @@ class Restorer:
                 self.network,
                 *size,
                 self._asked,
-                at_hand(self.memory, self.device),
+                at_hand(self.memory, self.device, self.beside),
                 dtype=self._run.dtype,
                 tiles=self._tiles,
                 disk=room_in(self.scratch) if self.device.type == "cpu" else 0,
@@ -341,7 +342,7 @@ class Restorer:
         about = f"the least that there is takes about {(more + used) / 2**20:.0f} MiB"
         if self.memory is not None and more + used > self.memory:
             self._tell(f"--memory cannot be held: {about}")
-        elif room is not None and more > room:
+        elif room is not None and more > room - self.beside:
             self._tell(f"the control group's limit of memory will hardly do: {about}")
 
     def _tell(self, step: str) -> None:
@@ -357,6 +358,7 @@ class Restorer:
         ``found``: what a survey of the shot found, where one was made; else this one's goes there.
         """
         run, net, first = self._run, self.network, frames.first
+        frames.keep_in(self._places(lengths).frames)
         batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
@@ -366,7 +368,6 @@ class Restorer:
             self._go_on(size, less)
             frames.keep_in(self._places(less).frames)
 
-        frames.keep_in(self._places(lengths).frames)
         parting = Parting(lengths, on_less, self._places, partial(self._to_disk, size))
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:

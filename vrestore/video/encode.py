@@ -36,6 +36,8 @@ __all__ = ["CONTAINERS", "EncodeSettings", "Encoder"]
 
 _OLDEST_FFMPEG = 5
 _STDERR_LINES = 40
+_CHILD_BYTES = 50 << 20  # of ffmpeg's program, and of what does not grow with the picture
+_CHILD_FRAMES, _FRAMES_A_CORE = 90, 8  # in its queues, and in x264's or x265's for each core
 _AVI_LATEST_START = Fraction(1)  # seconds that AVI would have to fill with empty frames
 
 
@@ -125,6 +127,12 @@ class Encoder:
         except BaseException:
             self.abort()
             raise
+
+    @property
+    def child_bytes(self) -> int:
+        """About what ffmpeg holds beside this process, as seen of 640x360 to 3840x2160."""
+        frames = _CHILD_FRAMES + _FRAMES_A_CORE * (os.cpu_count() or 1)
+        return _CHILD_BYTES + frames * self.pixel_format.frame_bytes(*self._size)
 
     def _open_pipe(self) -> None:
         """To ffmpeg: NUT, whose frames have times."""

@@ -41,6 +41,15 @@ class PixelFormat:
         """The largest code value."""
         return (1 << self.depth) - 1
 
+    def frame_bytes(self, width: int, height: int) -> int:
+        """What a frame takes, each sample in one byte, or in two of more than 8 bits."""
+        samples = width * height
+        if self.family == "rgb":
+            samples *= 3
+        elif self.family == "yuv":
+            samples += 2 * -(-width >> self.sub_x) * -(-height >> self.sub_y)
+        return samples * (1 if self.depth <= 8 else 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Colour:

@@ -142,6 +142,8 @@ class PictureWriter:
     OutputError for what exists already or cannot be written.
     """
 
+    child_bytes: Final = 0  # no other process holds anything
+
     def __init__(
         self,
         path: Path,
