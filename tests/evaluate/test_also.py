@@ -28,6 +28,7 @@ from vrestore.evaluate.vmaf import vmaf
 from vrestore.evaluate.vmaf_frames import VmafOfFrames
 from vrestore.models.resize import imresize
 from vrestore.video.decode import Decoder
+from vrestore.video.picture_codec import png
 from vrestore.video.probe import probe
 
 CUSTOM = find("custom")
@@ -313,6 +314,24 @@ def test_what_these_clips_cannot_have_is_told_before_a_run(tmp_path):
             also.check((name,), CUSTOM, both)
     with pytest.raises(UsageError, match="NTIRE 2021 video super-resolution judges single frames"):
         also.check(("vmaf",), find("ntire21-vsr"), both)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("tof", (48, 48)), ("tlp", (48, 48)), ("niqe", (96, 192))]
+)
+def test_a_picture_too_small_for_a_measure_is_told_before_a_run(name, least, tmp_path):
+    for short, crop in ((0, 0), (1, 0), (0, 1)):
+        folder = tmp_path / f"{short}{crop}" / "gt" / "a"
+        folder.mkdir(parents=True)
+        height, width = (side - short for side in least)
+        for k in range(9):
+            (folder / f"{k:08}.png").write_bytes(png(np.zeros((3, height, width), np.uint8)))
+        clips = find_clips(CUSTOM, None, folder.parent, ())
+        if short or (crop and name == "niqe"):
+            with pytest.raises(UsageError, match=f"a: --also {name}: "):
+                also.check((name,), CUSTOM, clips, crop)
+        else:
+            also.check((name,), CUSTOM, clips, crop)
 
 
 def test_what_is_not_installed_is_told_when_measures_are_loaded(monkeypatch):

@@ -7,7 +7,7 @@ frame of a clip, whole, and have borders and ends of their own.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,7 @@ from torch import Tensor
 from vrestore.engine.exact import Again
 from vrestore.errors import ModelError, UsageError
 from vrestore.evaluate import consistency, niqe
+from vrestore.evaluate.footage import size_of
 from vrestore.evaluate.metrics import clipped, to_8bit
 from vrestore.evaluate.perceptual import Distance, load_dists, load_lpips
 from vrestore.evaluate.protocols import Protocol
@@ -38,6 +39,14 @@ LEAST_FRAMES = {
 }
 
 
+# What refuses a picture that is too small, of width, height and crop.
+LEAST_PICTURE: dict[str, Callable[[int, int, int], object]] = {
+    "tof": lambda width, height, crop: consistency.tecogan_window(height, width),
+    "tlp": lambda width, height, crop: consistency.tecogan_window(height, width),
+    "niqe": niqe.check_size,
+}
+
+
 def chosen(text: str) -> tuple[str, ...]:
     """``niqe,warping``, each once; UsageError for an unknown one names the nearest."""
     names = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
@@ -49,8 +58,11 @@ def chosen(text: str) -> tuple[str, ...]:
     return names
 
 
-def check(names: Sequence[str], protocol: Protocol, clips: Sequence[Clip]) -> None:
-    """UsageError for a measure that these clips cannot have, as far as is known before a run."""
+def check(names: Sequence[str], protocol: Protocol, clips: Sequence[Clip], crop: int = 0) -> None:
+    """UsageError for a measure that these clips cannot have, as far as is known before a run.
+
+    InputError for one that cannot be read.
+    """
     for name in names:
         if name in OF_TRUE_CLIPS and protocol.judged is not None:
             raise UsageError(
@@ -66,6 +78,12 @@ def check(names: Sequence[str], protocol: Protocol, clips: Sequence[Clip]) -> No
             side = clip.lq or clip.truth
             if side and side.count is not None:
                 check_length(name, clip.name, side.count)
+        for clip in clips:
+            if clip.truth and name in LEAST_PICTURE:
+                try:
+                    LEAST_PICTURE[name](*size_of(clip.truth), crop)
+                except UsageError as error:
+                    raise UsageError(f"{clip.name}: --also {name}: {error}") from error
 
 
 def check_length(name: str, clip: str, frames: int) -> None:

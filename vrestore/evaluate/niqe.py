@@ -37,17 +37,23 @@ def niqe(picture: Tensor, crop: int = 0) -> float:
     return found
 
 
-def if_any(picture: Tensor, crop: int = 0) -> float | None:
-    """As `niqe`, but None where there are not two blocks with detail: films fade to black."""
-    if picture.dim() != 3 or picture.shape[0] not in (1, 3):
-        raise UsageError(f"NIQE is of one picture (1 or 3, H, W), not {tuple(picture.shape)}")
-    height, width = (length - 2 * crop for length in picture.shape[1:])
+def check_size(width: int, height: int, crop: int = 0) -> tuple[int, int]:
+    """How many blocks there are, down and across; UsageError where it is less than two."""
+    width, height = width - 2 * crop, height - 2 * crop
     down, across = height // BLOCK_PX, width // BLOCK_PX
     if crop < 0 or min(down, across) < 1 or down * across < 2:
         raise UsageError(
             f"NIQE compares blocks of {BLOCK_PX}x{BLOCK_PX} pixels, and a picture of "
             f"{width}x{height} does not hold two of them; give a larger one"
         )
+    return down, across
+
+
+def if_any(picture: Tensor, crop: int = 0) -> float | None:
+    """As `niqe`, but None where there are not two blocks with detail: films fade to black."""
+    if picture.dim() != 3 or picture.shape[0] not in (1, 3):
+        raise UsageError(f"NIQE is of one picture (1 or 3, H, W), not {tuple(picture.shape)}")
+    down, across = check_size(picture.shape[2], picture.shape[1], crop)
     grey = luma(picture) if picture.shape[0] == 3 else picture.double()
     grey = grey[0, crop : crop + down * BLOCK_PX, crop : crop + across * BLOCK_PX].cpu().round()
     with np.load(PRISTINE) as model:

@@ -82,7 +82,7 @@ def look_over(request: Request) -> tuple[Clip, ...]:
     if request.submit:
         request.form.check(clips)
     check_alike(clips)
-    also.check(request.scoring.also, protocol, clips)
+    also.check(request.scoring.also, protocol, clips, crop_of(protocol, request.scoring))
     also.load(request.scoring.also, torch.device("cpu"), offline=request.offline)
     return clips
 

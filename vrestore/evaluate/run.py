@@ -75,7 +75,7 @@ def evaluate(
     if isinstance(network, WindowNetwork) and protocol.border is not None:
         network.border = protocol.border
     names = scoring.also if protocol.has_truth else ("niqe", *scoring.also)
-    also.check(names, protocol, clips)
+    also.check(names, protocol, clips, crop_of(protocol, scoring))
     instruments = also.load(names, where(restorer.device))
     guises = guises_of(protocol, network, scoring)
     watch = Watch(restorer.device, protocol.title, outputs_of(clips, guises), progress)
