@@ -169,15 +169,15 @@ def test_a_failure_midway_leaves_no_file_behind(tmp_path, monkeypatch):
     source = film(tmp_path / "in.mp4", 12)
     from vrestore.engine.restorer import Restorer
 
-    whole = Restorer.stream
+    whole = Restorer.finished
 
-    def breaks(self, frames):
-        for n, frame in enumerate(whole(self, frames)):
+    def breaks(self, frames, finish):
+        for n, frame in enumerate(whole(self, frames, finish)):
             if n == 5:
                 raise RuntimeError("boom")
             yield frame
 
-    monkeypatch.setattr(Restorer, "stream", breaks)
+    monkeypatch.setattr(Restorer, "finished", breaks)
     with pytest.raises(RuntimeError, match="boom"):
         go(source, tmp_path / "out.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
