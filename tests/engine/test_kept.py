@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from networks import small_basicvsr
+from networks import small_basicvsr, small_basicvsrpp
 
 from vrestore.engine import exact, kept
 from vrestore.engine.kept import apart, in_files_of, in_memory, room_in
@@ -119,6 +120,24 @@ def test_files_leave_half_of_those_that_may_be_open(tmp_path, monkeypatch):
     waiting = [in_files_of(tmp_path)(x) for _ in range(9)]
     assert max(map(int, os.listdir("/proc/self/fd"))) <= least + 4
     assert all(torch.equal(there(), x) for there in waiting)
+
+
+@linux
+def test_exact_holds_no_file_for_a_chunk_s_edge(tmp_path):
+    """Of a second-order pass flows are kept there, too."""
+
+    def most_open(frames):
+        seen = []
+        restorer = Restorer(
+            small_basicvsrpp(), device="cpu", precision="fp32", propagation="exact", chunk=4
+        )
+        restorer.scratch = tmp_path
+        restorer._chosen[16, 16] = replace(restorer.lengths(16, 16), on_disk=True)
+        for _ in restorer.stream(torch.rand(frames, 3, 16, 16)):
+            seen.append(len(os.listdir("/proc/self/fd")))
+        return max(seen)
+
+    assert most_open(48) <= most_open(12) + 2
 
 
 FULL = """

@@ -1,5 +1,8 @@
 """Frames that come again after memory ran out, with what they need before them."""
 
+import itertools
+import weakref
+
 import pytest
 import torch
 
@@ -26,6 +29,42 @@ def test_no_more_is_held_than_the_warm_up_and_what_is_not_restored():
         if i >= 5:
             held.restored()
         assert len(held._held) <= 5 + 1 + 3
+
+
+def test_a_frame_that_finds_no_place_to_wait_is_not_lost():
+    calls = itertools.count()
+
+    def keep(frame):
+        if next(calls) == 4:
+            raise MemoryError
+        return lambda: frame
+
+    held = Held(iter(numbered(9)), warm=2)
+    held.put_away(keep)
+    found = in_turn(held, ["one", "other"], lambda way, frames: (x * 1 for x in frames), int)
+    assert list(found) == list(range(9))
+
+
+def test_what_could_not_be_finished_is_not_held_beside_the_next_try():
+    made = weakref.WeakSet()
+
+    def run(way, frames):
+        assert not made
+        for frame in frames:
+            made.add(out := frame * 1)
+            yield out
+            del out
+
+    def finish(out):
+        if int(out) == 3 and not failed:
+            failed.append(out.item())
+            raise MemoryError
+        return int(out)
+
+    failed = []
+    found = in_turn(Held(numbered(9), warm=0), ["one", "other"], run, finish)
+    assert list(found) == list(range(9))
+    assert failed
 
 
 def test_each_frame_is_given_once_whatever_way_it_was_restored():

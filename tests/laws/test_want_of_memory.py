@@ -135,6 +135,7 @@ def test_memory_that_runs_out_in_what_finishes_a_frame_costs_no_frame(make, prop
             list(made)
         return
     found = torch.stack(list(made))
+    assert torch.equal(found, expected) or propagation == "lookahead"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert [m.partition(": going on with ")[2][:9] for m in caplog.messages] == ["--chunk 8"]
 

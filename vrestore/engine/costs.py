@@ -23,14 +23,15 @@ from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, Se
 
 @dataclass(frozen=True)
 class PassCosts:
-    """One pass: its direction; whether it runs ahead of the chunk, and is read there; its state's
-    bytes, how many of them are carried on, whether a state of every frame is kept; multiplications
-    of a step."""
+    """One pass: its direction; whether it runs ahead of the chunk, and is read there; the bytes of
+    its state and of a flow, how many of them are carried on, whether a state of every frame is
+    kept; multiplications of a step."""
 
     step: int
     runs_ahead: bool
     read_ahead: bool
     state: int
+    flow: int
     order: int
     kept: bool
     work: int
@@ -77,7 +78,8 @@ class Costs:
 
     def edges(self, count: int) -> int:
         """Of ``exact``: the states at so many chunk edges, of every pass that is run again."""
-        return count * sum(p.state * p.order for p in self.passes if p.kept)
+        edge = (p.state * p.order + p.flow * (p.order - 1) for p in self.passes if p.kept)
+        return count * sum(edge)
 
     @property
     def carried(self) -> int:
@@ -85,7 +87,7 @@ class Costs:
 
         A backward pass begins anew in every chunk.
         """
-        return self.window + sum(p.state * (p.order + (p.step > 0)) for p in self.passes)
+        return self.window + sum(p.state * p.order * (1 + (p.step > 0)) for p in self.passes)
 
     def work(self, chunk: int | None, lookahead: int, shot: int, exact: bool = False) -> float:
         """Multiplications of one of a shot's ``shot`` frames; ``chunk`` None: whole."""
@@ -176,6 +178,7 @@ def _of_recurrent(net: RecurrentNetwork, frame: Tensor, out: int) -> Costs:
                 runs_ahead=pass_.step < 0 or net.read_ahead(pass_),
                 read_ahead=net.read_ahead(pass_),
                 state=bytes_of(states[0]),
+                flow=bytes_of(flow.result[0]),
                 order=pass_.order,
                 kept=not last or pass_.step < 0,
                 work=steps[-1].multiplications,

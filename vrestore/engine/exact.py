@@ -147,7 +147,8 @@ def _steps(
 
 def _kept(trail: Trail, pass_: Pass) -> Trail:
     """What a pass goes on from: the nearest flow comes with the next frame."""
-    return Trail([apart(state) for state in trail.states], trail.flows[: pass_.order - 1])
+    flows = trail.flows[: pass_.order - 1]
+    return Trail([apart(state) for state in trail.states], [apart(flow) for flow in flows])
 
 
 def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:

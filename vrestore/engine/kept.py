@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import shutil
 import sys
@@ -148,6 +149,8 @@ def _pages(file: int, length: int, **how: int) -> mmap.mmap:
     try:
         return mmap.mmap(file, length, **how)
     except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
         raise MemoryError(error.strerror) from error
 
 

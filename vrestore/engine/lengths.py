@@ -86,7 +86,8 @@ def need(
     sides = min(lengths.tile, height), min(lengths.tile, width)
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
-    held = tiles * (tile.entered(chunk + lookahead, lengths.on_disk) + tile.carried)
+    # In memory: there may be more of them than files that can be open.
+    held = tiles * (tile.entered(chunk + lookahead, False) + tile.carried)
     held += chunk * whole.out
     return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE, lengths.on_disk)
 

@@ -254,7 +254,7 @@ class Restorer:
             warm = net.before + net.after  # with fewer the shot's end would be that of a short one
         found: list[int] = []
         return in_turn(
-            Held(frames, warm),
+            Held((self._checked(frame, size) for frame in frames), warm),
             self._ways(lengths, size),
             lambda way, again: self._parted(way, size, again, found),
             finish,
@@ -272,8 +272,10 @@ class Restorer:
             places = self._places(lengths)
             try:
                 for out in propagate_exactly(self._run, net, shot, lengths.chunk, places, restored):
-                    finished = finish(out)
-                    del out
+                    try:
+                        finished = finish(out)
+                    finally:
+                        del out
                     restored += 1
                     yield finished
                     del finished
@@ -358,7 +360,8 @@ class Restorer:
         ``found``: what a survey of the shot found, where one was made; else this one's goes there.
         """
         run, net, first = self._run, self.network, frames.first
-        frames.keep_in(self._places(lengths).frames)
+        if lengths.on_disk:
+            frames.put_away(self._places(lengths).frames)
         batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
@@ -366,7 +369,8 @@ class Restorer:
 
         def on_less(less: Lengths) -> None:
             self._go_on(size, less)
-            frames.keep_in(self._places(less).frames)
+            if less.on_disk:
+                frames.put_away(self._places(less).frames)
 
         parting = Parting(lengths, on_less, self._places, partial(self._to_disk, size))
 

@@ -40,15 +40,17 @@ class Held(Iterator[Tensor]):
             except BaseException:
                 self.broken = True
                 raise
-            self._held.append(self._keep(frame))
+            self._held.append(as_it_is(frame))  # it does not come again
             del frame
+            self._held[-1] = self._keep(self._held[-1]())
         self._next += 1
         return self._held[self._next - 1]()
 
-    def keep_in(self, keep: Keep) -> None:
-        """Where the frames are, from now on."""
-        self._held = deque(keep(frame()) for frame in self._held)
-        self._keep = keep
+    def put_away(self, keep: Keep) -> None:
+        """Where the frames are, from now on; the first time counts."""
+        if self._keep is as_it_is:
+            self._held = deque(keep(frame()) for frame in self._held)
+            self._keep = keep
 
     def restored(self) -> None:
         """One frame more needs not come again, but to warm up."""
@@ -87,8 +89,10 @@ def in_turn(
                     known -= 1
                     del out
                     continue
-                finished = finish(out)
-                del out  # what is given out is held no longer than it is wanted
+                try:
+                    finished = finish(out)
+                finally:
+                    del out  # of the network's own; it would be there beside the next try
                 yield finished
                 del finished
                 frames.restored()

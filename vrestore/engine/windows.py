@@ -62,3 +62,4 @@ def slide(run: InPrecision, net: WindowNetwork, frames: Iterable[Tensor]) -> Ite
         out = run.fuse(window.items)
         del window
         yield out
+        del out
