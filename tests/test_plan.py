@@ -53,9 +53,9 @@ def test_a_plan_tells_of_states_on_disk_and_the_run_has_them_there(tmp_path, mon
         short.append(need(load_model("basicvsr"), 48, 64, Lengths(32, 16, on_disk=True)))
         return short[-1]
 
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", at_hand)
+    monkeypatch.setattr("vrestore.engine.choice.at_hand", at_hand)
     monkeypatch.setattr("vrestore.engine.lengths.PLENTY", 1 << 40)
-    monkeypatch.setattr("vrestore.engine.restorer.room_in", lambda folder: 1 << 40)
+    monkeypatch.setattr("vrestore.engine.choice.room_in", lambda folder: 1 << 40)
     assert main([str(source), *how, "-o", str(capped), "--plan"]) == 0
     told = capsys.readouterr().out
     assert "chunks of 32, 16 ahead, states on disk" in told

@@ -112,9 +112,9 @@ def plan(
     if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
         writer = open_writer(info, target, width, height, replace(options, overwrite=True))
         writer.abort()
-        restorer.beside = writer.child_bytes
-    restorer.scratch = scratch_for(target)
-    lengths = restorer.lengths(info.height, info.width)
+        restorer.choice.beside = writer.child_bytes
+    restorer.choice.scratch = scratch_for(target)
+    lengths = restorer.choice.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
         lengths = Lengths(1, 0, lengths.tile)
     elif restorer.propagation == "whole":
@@ -125,7 +125,7 @@ def plan(
         chunk = min(lengths.chunk, shot)
         held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
     again = restorer.reads_again
-    memory = resident() + restorer.need(info.height, info.width, held, shot)
+    memory = resident() + restorer.choice.need(info.height, info.width, held, shot)
     first, few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)
@@ -145,7 +145,7 @@ def plan(
         seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = frames * (spooled_bytes(restorer, info) if again else 0)
-        spool += restorer.on_disk(info.height, info.width)
+        spool += restorer.choice.on_disk(info.height, info.width)
     return Plan(
         source=source,
         target=target,
@@ -159,7 +159,7 @@ def plan(
         tile=lengths.tile,
         states_on_disk=lengths.on_disk,
         memory_bytes=memory,
-        encoder_bytes=restorer.beside,
+        encoder_bytes=restorer.choice.beside,
         seconds_per_frame=round(each, 4),
         seconds=None if seconds is None else round(seconds, 1),
         output_bytes=output,

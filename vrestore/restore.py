@@ -64,7 +64,7 @@ def restore(
     expected = frames_expected(info, options)
     started = time.monotonic()
     frame_count = shot_count = 0
-    told_before = len(restorer.told)
+    told_before = len(restorer.choice.told)
     # pts, duration and tint of the frames inside the network
     in_flight: deque[tuple[int, int, Tint | None]] = deque()
 
@@ -78,7 +78,8 @@ def restore(
 
         one_tint = OneTint(info.pixel_format, info.colour)
 
-        restorer.scratch, restorer.beside = scratch_for(target), writer.child_bytes
+        choice = restorer.choice
+        choice.scratch, choice.beside = scratch_for(target), writer.child_bytes
 
         def seen(frame: Frame) -> tuple[Frame, Tensor]:
             return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
@@ -108,7 +109,7 @@ def restore(
             for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
                 again = to_rgb if restorer.reads_again else None
-                with pictures_of(entering(shot), again, restorer.scratch) as pictures:
+                with pictures_of(entering(shot), again, choice.scratch) as pictures:
                     for item in restorer.finished(pictures, leaving):
                         in_flight.popleft()
                         behind.put(item)
@@ -139,7 +140,7 @@ def restore(
         copied=written.copied,
         converted=written.converted,
         dropped=written.dropped,
-        notes=(*written.notes, *notes(info, target, options), *restorer.told[told_before:]),
+        notes=(*written.notes, *notes(info, target, options), *restorer.choice.told[told_before:]),
         damage=damage.message if damage else None,
     )
 

@@ -131,8 +131,8 @@ def test_exact_holds_no_file_for_a_chunk_s_edge(tmp_path):
         restorer = Restorer(
             small_basicvsrpp(), device="cpu", precision="fp32", propagation="exact", chunk=4
         )
-        restorer.scratch = tmp_path
-        restorer._chosen[16, 16] = replace(restorer.lengths(16, 16), on_disk=True)
+        restorer.choice.scratch = tmp_path
+        restorer.choice.chosen[16, 16] = replace(restorer.choice.lengths(16, 16), on_disk=True)
         for _ in restorer.stream(torch.rand(frames, 3, 16, 16)):
             seen.append(len(os.listdir("/proc/self/fd")))
         return max(seen)

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import moving_clip, small_basicvsr, small_edvr, small_frbasicvsr_same_size
+from networks import small_basicvsr, small_edvr, small_frbasicvsr_same_size
 
 from vrestore.engine import memory
 from vrestore.engine.costs import costs
 from vrestore.engine.ghosts import measured
 from vrestore.engine.lengths import TILES_SAVE, WASTE, Lengths, fitting, kept_on_disk, need
 from vrestore.engine.memory import at_hand, resident
-from vrestore.engine.restorer import Restorer
 from vrestore.models.catalogue import load_model
 
 CPU = torch.device("cpu")
@@ -150,20 +149,6 @@ def test_states_wait_on_disk_before_chunks_are_shorter_where_there_is_room():
     assert fitting(net, 180, 320, asked, 1, disk=1 << 40) == there
 
 
-def test_a_restorer_uses_the_disk_beside_the_output_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("vrestore.engine.restorer.room_in", lambda folder: 1 << 40 if folder else 0)
-    net = load_model("basicvsr")
-    restorers = [Restorer(net, precision="fp32", device="cpu", memory=GIB) for _ in range(2)]
-    budget = restorers[0].need(270, 480, Lengths(32, 16, on_disk=True))
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda *how: budget)
-    restorers[1].scratch = tmp_path
-    assert restorers[0].lengths(270, 480).chunk < 32
-    assert restorers[0].on_disk(270, 480) == 0
-    assert restorers[1].lengths(270, 480) == Lengths(32, 16, on_disk=True)
-    there = restorers[1].lengths(270, 480)
-    assert restorers[1].on_disk(270, 480) == kept_on_disk(net, 270, 480, there) > 0
-
-
 def test_a_cap_is_of_the_whole_program(monkeypatch):
     used = resident()
     assert at_hand(used + GIB, CPU) < GIB
@@ -214,47 +199,6 @@ def test_a_group_s_room_is_what_is_at_hand(monkeypatch):
     assert at_hand(None, CPU) == round(memory.SPARE * (300 << 20))
     assert at_hand(None, CPU, 100 << 20) == round(memory.SPARE * (200 << 20))  # an encoder's
     assert at_hand(None, CPU, GIB) == 0
-
-
-def test_a_group_that_is_too_small_is_told_of(monkeypatch, caplog):
-    monkeypatch.setattr("vrestore.engine.restorer.group_room", lambda: 1 << 20)
-    monkeypatch.setattr(memory, "group_room", lambda: 1 << 20)
-    least = Restorer(load_model("basicvsr"), precision="fp32", device="cpu").lengths(270, 480)
-    assert least.chunk == 4
-    assert "the control group's limit of memory will hardly do" in caplog.messages[0]
-
-
-def test_a_cap_makes_chunks_shorter(caplog):
-    net, clip = load_model("basicvsr"), moving_clip(3, 96, 128)
-    free = Restorer(net, precision="fp32", device="cpu", memory=64 * GIB)
-    assert free.lengths(270, 480) == Lengths(32, 16)
-    tight = Restorer(net, precision="fp32", device="cpu", memory=resident() + GIB)
-    assert tight.lengths(270, 480).chunk < 32
-    exact = Restorer(
-        net, precision="fp32", device="cpu", memory=resident() + GIB, propagation="exact"
-    )
-    assert exact.lengths(270, 480).chunk < 32
-    assert exact.lengths(1080, 1920).tile is None
-    caplog.clear()
-    starved = Restorer(net, precision="fp32", device="cpu", memory=100 << 20)
-    starved.lengths(270, 480)
-    assert "--memory cannot be held: the least that there is takes about" in caplog.messages[0]
-    given = Restorer(net, precision="fp32", device="cpu", memory=1, chunk=32)
-    assert given.lengths(270, 480) == Lengths(32, 16)
-    assert len(list(tight.stream(clip))) == 3
-
-
-def test_a_restorer_plans_in_its_own_precision(monkeypatch):
-    net = load_model("basicvsr")
-    whole, half = (
-        Restorer(net, precision=precision, device="cpu", memory=GIB)
-        for precision in ("fp32", "bf16")
-    )
-    budget = half.need(270, 480, Lengths(32, 16))
-    assert whole.need(270, 480, Lengths(32, 16)) > 1.3 * budget
-    monkeypatch.setattr("vrestore.engine.restorer.at_hand", lambda *how: budget)
-    assert half.lengths(270, 480) == Lengths(32, 16)
-    assert whole.lengths(270, 480).chunk == 16
 
 
 MEASURED = """

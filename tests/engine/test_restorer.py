@@ -193,7 +193,7 @@ def test_a_film_that_is_short_of_memory_is_told_once_for_all_its_shots(caplog):
     for _ in range(3):
         assert len(list(restorer.stream(clip))) == 9
     assert [m.partition("with ")[2] for m in caplog.messages] == ["--chunk 8 --lookahead 8"]
-    assert restorer.lengths(8, 8).chunk == 8
+    assert restorer.choice.lengths(8, 8).chunk == 8
 
 
 def test_frames_that_are_restored_alone_are_tiled_one_at_a_time():

@@ -69,11 +69,12 @@ def test_exact_equals_the_whole_shot_bit_for_bit(make, source):
 def test_states_on_disk_change_no_bit(make, ways, tmp_path, monkeypatch):
     net, clip = make(), moving_clip(9, 40, 112)
     restorers = [Restorer(net, precision="fp32", device="cpu", chunk=4, **ways) for _ in range(2)]
-    restorers[1].scratch = tmp_path
+    restorers[1].choice.scratch = tmp_path
     written = []
     file = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: written.append(how) or file(**how))
-    restorers[1]._chosen[40, 112] = replace(restorers[1].lengths(40, 112), on_disk=True)
+    choice = restorers[1].choice
+    choice.chosen[40, 112] = replace(choice.lengths(40, 112), on_disk=True)
     outs = [torch.stack(list(restorer.stream(clip))) for restorer in restorers]
     assert torch.equal(*outs)
     kept_passes = [p for p in net.passes if p is not net.passes[-1] or p.step < 0]

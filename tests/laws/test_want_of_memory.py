@@ -21,6 +21,7 @@ from networks import (
 )
 
 from vrestore import Restorer
+from vrestore.engine import choice
 from vrestore.engine import restorer as restoring
 from vrestore.engine.lengths import Lengths
 from vrestore.errors import OutOfMemory
@@ -153,9 +154,9 @@ def test_a_plan_that_finds_no_memory_is_for_the_least(monkeypatch):
     def no_room(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(restoring, "fitting", no_room)
+    monkeypatch.setattr(choice, "fitting", no_room)
     restorer = Restorer(small_basicvsr(), precision="fp32", device="cpu")
-    assert restorer.lengths(16, 16) == Lengths(4, 4)
+    assert restorer.choice.lengths(16, 16) == Lengths(4, 4)
     assert len(list(restorer.stream(moving_clip(9, 16, 16)))) == 9
 
 
@@ -169,12 +170,12 @@ def test_exact_gives_up_where_the_shortest_chunks_do_not_fit():
 @pytest.mark.skipif(sys.platform != "linux", reason="states stay in memory elsewhere")
 @pytest.mark.parametrize("propagation", ["lookahead", "exact"])
 def test_states_go_to_files_before_chunks_are_shortened(propagation, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(restoring, "room_in", lambda folder: 1 << 30)
+    monkeypatch.setattr(choice, "room_in", lambda folder: 1 << 30)
     net, calls = small_basicvsr(), itertools.count()
     clip = moving_clip(20, 8, 8)
     net.advance = starving(net.advance, lambda: next(calls) in (3, 30))
     restorer = Restorer(net, precision="fp32", device="cpu", propagation=propagation, chunk=16)
-    restorer.scratch = tmp_path
+    restorer.choice.scratch = tmp_path
     assert len(list(restorer.stream(clip))) == 20
     ahead = 16 if propagation == "lookahead" else 0
     assert [m.partition(": going on with ")[2] for m in caplog.messages] == [
@@ -234,7 +235,7 @@ def test_tiles_of_one_shot_are_shortened_together_and_told_once(caplog):
     assert len(list(restorer.stream(iter(clip)))) == 12
     said = [m.partition("--chunk ")[2].split()[0] for m in caplog.messages]
     assert said == ["8", "4"]
-    assert restorer.lengths(96, 200).chunk == 4
+    assert restorer.choice.lengths(96, 200).chunk == 4
 
 
 def test_a_shot_is_surveyed_once_for_all_its_tiles_and_tries():
@@ -268,7 +269,7 @@ def test_windows_that_come_again_have_the_same_neighbours(fails, monkeypatch):
     """The next way is the same one here: tiles would differ anyway."""
     net, clip, calls = small_edvr(), moving_clip(10, 16, 20), itertools.count()
     whole, fuse = run(net, clip), net.fuse
-    monkeypatch.setattr(restoring, "TILE_SIDES", (19,))
+    monkeypatch.setattr(choice, "TILE_SIDES", (19,))
     monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
 
     def starving_once(window):
@@ -284,7 +285,7 @@ def test_frames_that_come_again_keep_their_numbers(monkeypatch):
     """Of which every third is a key frame."""
     net, clip, calls, numbers = small_iconvsr(), moving_clip(14, 16, 20), itertools.count(), {}
     advance, encode = net.advance, net.encode
-    monkeypatch.setattr(restoring, "TILE_SIDES", (19,))
+    monkeypatch.setattr(choice, "TILE_SIDES", (19,))
     monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
 
     def encoded(seen):

@@ -58,11 +58,11 @@ def test_both_are_parted_alike_where_memory_is_short() -> None:
     restorer = Restorer(net, precision="fp32", device="cpu", memory=1)
     list(restorer.stream(moving_clip(2)))
     assert restorer._first is not None
-    lengths = restorer.lengths(20, 24)
+    lengths = restorer.choice.lengths(20, 24)
     assert lengths.chunk == 4
-    assert restorer._first.lengths(20, 24) == lengths
-    assert restorer._first.told is restorer.told
-    assert len([told for told in restorer.told if "--memory" in told]) == 1
+    assert restorer._first.choice.lengths(20, 24) == lengths
+    assert restorer._first.choice.told is restorer.choice.told
+    assert len([told for told in restorer.choice.told if "--memory" in told]) == 1
 
 
 def test_what_it_takes_is_what_both_take() -> None:

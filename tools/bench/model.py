@@ -132,7 +132,7 @@ def measure(args: argparse.Namespace, network: str, how: str, out: str) -> dict[
         memory = args.memory and args.memory << 20
         ways = {"precision": how, "propagation": args.propagation, "chunk": args.chunk}
         restorer = Restorer(net, device=args.device, memory=memory, **ways)
-        restorer.scratch = Path(out).parent
+        restorer.choice.scratch = Path(out).parent
 
         def run() -> Iterator[Tensor]:
             for x in restorer.stream(clip):

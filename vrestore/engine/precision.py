@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vrestore.engine.graphs import Recorder
-from vrestore.errors import UsageError
+from vrestore.errors import ModelError, UsageError
 from vrestore.models import gpu_steps
 from vrestore.models.int8 import in_int8, int8_is_possible
 from vrestore.models.temporal import (
@@ -48,6 +48,7 @@ class InPrecision:
     """
 
     def __init__(self, net: Network, device: torch.device, precision: str) -> None:
+        self.given = net
         self.device = device
         self.precision = precision
         self.dtype = DTYPES.get(precision, torch.float32)
@@ -211,6 +212,35 @@ def difference(truth: Tensor, found: Tensor) -> str | None:
     error = (found.clamp(0, 1) - truth.clamp(0, 1)).square().mean()
     psnr = -10 * error.log10().item()
     return None if psnr >= NEAR_DB else f"is {psnr:.0f} dB from float32, less than {NEAR_DB:g}"
+
+
+class Numbers:
+    """Whether what comes out are numbers; ModelError one frame later, or at the end.
+
+    By then a GPU has added up a frame without being waited for.
+    """
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, out: Tensor, run: InPrecision) -> None:
+        """One frame more."""
+        total = out.sum()
+        self.check(run)
+        self._total = total
+        self._count += 1
+
+    def check(self, run: InPrecision) -> None:
+        """The newest."""
+        if self._total is None or self._total.isfinite():
+            return
+        hint = "" if run.precision == "fp32" else "try --precision fp32; else "
+        raise ModelError(
+            f"frame {self._count - 1} of a shot comes out as what is no number, in "
+            f"{run.precision}; {hint}the weights are damaged, or not for footage like this: take "
+            "another model"
+        )
 
 
 def _seconds(net: Network, device: torch.device, dtype: torch.dtype) -> float:

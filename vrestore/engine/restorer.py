@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from vrestore.engine.choice import LOOKAHEAD_FRAMES, Choice
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
-from vrestore.engine.kept import HERE, Places, on_disk_in, room_in
-from vrestore.engine.lengths import (
-    TILE_SIDES,
-    Lengths,
-    Parting,
-    fitting,
-    kept_on_disk,
-    need,
-    shorter,
-)
-from vrestore.engine.memory import (
-    at_hand,
-    give_back_freed_memory,
-    group_room,
-    keep_freed_memory,
-    resident,
-)
-from vrestore.engine.precision import InPrecision, choose_precision, difference
+from vrestore.engine.lengths import Lengths, Parting, shorter
+from vrestore.engine.memory import give_back_freed_memory, keep_freed_memory
+from vrestore.engine.precision import InPrecision, Numbers, choose_precision, difference
 from vrestore.engine.propagation import handed_over, propagate, surveyed
 from vrestore.engine.retry import Held, in_turn
 from vrestore.engine.spool import Spool
-from vrestore.engine.tiling import OVERLAP, tiled
+from vrestore.engine.tiling import tiled
 from vrestore.engine.windows import slide
-from vrestore.errors import ModelError, OutOfMemory, UsageError, is_out_of_memory
+from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
-
-log = logging.getLogger("vrestore")
 
 R = TypeVar("R")
 
 PROPAGATIONS = ("lookahead", "whole", "exact")
-CHUNK_FRAMES = 32
-LOOKAHEAD_FRAMES = 16  # official BasicVSR loses at most 0.01 dB to the whole shot
 TRIED_FRAMES, TRIED_SIDE = 5, 128  # of the film's beginning, in a precision below float32
 FLAT = 0.01  # standard deviation of a picture on which nothing can be seen to fail
 
@@ -87,13 +66,6 @@ class Restorer:
         if propagation not in PROPAGATIONS:
             known = ", ".join(PROPAGATIONS)
             raise UsageError(f"propagation {propagation!r} is unknown; choose one of {known}")
-        if (chunk is not None and chunk < 1) or lookahead < 0:
-            raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
-        if tile is not None and tile < 3 * OVERLAP:
-            raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
-        self._tiles = propagation == "lookahead" or not isinstance(network, RecurrentNetwork)
-        if tile is not None and not self._tiles:
-            raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -103,14 +75,7 @@ class Restorer:
         self._run = InPrecision(self.network, self.device, self.precision)
         self._tried = self.precision == "fp32"
         self.propagation = propagation
-        self.memory = memory
-        self._asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self._tiles else 0, tile)
-        self._chosen: dict[tuple[int, ...], Lengths] = {}  # by height and width
-        # For frames that are read again, None: the system's; and for states where memory is short.
-        self.scratch: Path | None = None
-        self.beside = 0  # bytes that other processes of the run take, of what is at hand for all
-        self.told: list[str] = []  # what could not be done as it was asked for, in order
-        self._fits = chunk is None and propagation != "whole"
+        self.choice = Choice(self._run, propagation, chunk, lookahead, tile, memory)
         self._first = None
         if isinstance(network, RecurrentNetwork) and network.first is not None:
             self._first = Restorer(
@@ -122,7 +87,12 @@ class Restorer:
                 lookahead=lookahead,
                 tile=tile,
             )
-            self._first.told = self.told
+            self._first.choice.told = self.choice.told
+
+    def _run_in(self, run: InPrecision) -> None:
+        """From now on."""
+        self._run = self.choice.run = run
+        self.precision = run.precision
 
     @property
     def reads_again(self) -> bool:
@@ -145,7 +115,7 @@ class Restorer:
         Where it runs out of memory, that frame comes again as if the network had. Of a restored
         frame nothing is held beyond that.
         """
-        numbers = _Numbers()
+        numbers = Numbers()
 
         def checked(out: Tensor) -> R:
             made = finish(out[0].to(self.device))
@@ -169,7 +139,7 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                advice = self._advice(self._chosen.get(size) if size else None)
+                advice = self.choice.advice(size)
                 raise OutOfMemory(f"{self.device} ran out of memory; {advice}") from error
 
     def _through(self, first: Restorer, frames: Iterable[Tensor]) -> Iterable[Tensor]:
@@ -177,54 +147,8 @@ class Restorer:
         head, frames = _peeked(frames, 1)
         if head:
             height, width = self._batch(head[0]).shape[2:]
-            first._chosen.setdefault((height, width), self.lengths(height, width))
-            first.scratch = self.scratch
+            first.choice.follow(self.choice, height, width)
         return first.stream(frames)
-
-    def lengths(self, height: int, width: int) -> Lengths:
-        """How shots of frames of this size are parted: what was asked for, or what fits."""
-        size = height, width
-        if size not in self._chosen:
-            self._chosen[size] = self._fitting(size) if self._fits else self._asked
-        return self._chosen[size]
-
-    def _fitting(self, size: tuple[int, int]) -> Lengths:
-        """What fits; the shortest where there is no memory to find that out."""
-        try:
-            chosen = fitting(
-                self.network,
-                *size,
-                self._asked,
-                at_hand(self.memory, self.device, self.beside),
-                dtype=self._run.dtype,
-                tiles=self._tiles,
-                disk=room_in(self.scratch) if self.device.type == "cpu" else 0,
-            )
-            self._tell_of_the_cap(size, chosen)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            chosen = self._asked
-            while less := shorter(chosen):
-                chosen = less
-        return chosen
-
-    def need(self, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
-        """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
-        again = self.reads_again
-        return need(self.network, height, width, lengths, shot, dtype=self._run.dtype, exact=again)
-
-    def on_disk(self, height: int, width: int) -> int:
-        """Bytes that states of such frames take beside the output while they wait; mostly none."""
-        return kept_on_disk(
-            self.network, height, width, self.lengths(height, width), self._run.dtype
-        )
-
-    def _places(self, lengths: Lengths) -> Places:
-        """Where states and frames wait."""
-        if lengths.on_disk and self.scratch is not None:
-            return on_disk_in(self.scratch)
-        return HERE
 
     def _restored(
         self,
@@ -234,12 +158,12 @@ class Restorer:
         finish: Callable[[Tensor], R],
     ) -> Iterator[R]:
         """The runner that the network's kind and the propagation ask for."""
-        lengths = self.lengths(*size)
+        lengths = self.choice.lengths(*size)
         run, net = self._run, self.network
         if isinstance(net, RecurrentNetwork) and self.propagation == "exact":
             assert lengths.chunk is not None
             if not isinstance(frames, Indexed):
-                spool = at_end.enter_context(Spool(self.scratch))
+                spool = at_end.enter_context(Spool(self.choice.scratch))
                 for frame in frames:
                     spool.append((self._checked(frame, size),))
                 frames = Again(spool, itemgetter(0))
@@ -255,7 +179,7 @@ class Restorer:
         found: list[int] = []
         return in_turn(
             Held((self._checked(frame, size) for frame in frames), warm),
-            self._ways(lengths, size),
+            self._ways(size),
             lambda way, again: self._parted(way, size, again, found),
             finish,
         )
@@ -267,9 +191,9 @@ class Restorer:
         net, restored = self.network, 0
         assert isinstance(net, RecurrentNetwork)
         while True:
-            lengths = self._chosen[size]
+            lengths = self.choice.lengths(*size)
             assert lengths.chunk is not None
-            places = self._places(lengths)
+            places = self.choice.places(lengths)
             try:
                 for out in propagate_exactly(self._run, net, shot, lengths.chunk, places, restored):
                     try:
@@ -281,76 +205,27 @@ class Restorer:
                     del finished
                 return
             except (RuntimeError, MemoryError) as error:
-                less = shorter(lengths, self._to_disk(size)) if is_out_of_memory(error) else None
+                less = None
+                if is_out_of_memory(error):
+                    less = shorter(lengths, self.choice.to_disk(*size))
                 if less is None:
                     raise
             # Only here, behind the handler, has the error let go of what it held.
-            self._go_on(size, less)
+            self.choice.go_on(*size, less)
             give_back_freed_memory(self.device)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _to_disk(self, size: tuple[int, int]) -> bool:
-        """Whether states of such frames may wait in files: there is room for those asked for."""
-        if self.device.type != "cpu" or not isinstance(self.network, RecurrentNetwork):
-            return False
-        there, room = replace(self._asked, on_disk=True), room_in(self.scratch)
-        try:
-            return room > 0 and kept_on_disk(self.network, *size, there, self._run.dtype) < room
-        except (RuntimeError, MemoryError):  # not even for that is there memory
-            return False
-
-    def _ways(self, lengths: Lengths, size: tuple[int, int]) -> Iterator[Lengths]:
-        """What is tried where the one before ran out of memory; told, and kept for later shots."""
-        yield lengths
-        if isinstance(self.network, RecurrentNetwork):
-            # Mostly propagation went so far by itself.
-            while less := shorter(self._chosen[size], self._to_disk(size)):
-                self._go_on(size, less)
-                yield less
-        least = self._chosen[size]
-        for side in TILE_SIDES:
-            if side < min(max(size), lengths.tile or max(size)):
-                self._go_on(size, replace(least, tile=side))
-                yield self._chosen[size]
-        if self.device.type != "cpu":
-            self._tell("out of memory: going on with --device cpu")
+    def _ways(self, size: tuple[int, int]) -> Iterator[Lengths]:
+        """What is tried where the one before ran out of memory."""
+        first = self.choice.lengths(*size)
+        yield from self.choice.ways(*size)
+        if self._run.device.type != "cpu":
+            self.choice.tell("out of memory: going on with --device cpu")
             here = copy.deepcopy(self.network).to("cpu")  # a cleaner in it runs elsewhere, too
-            self._run = InPrecision(here, torch.device("cpu"), "fp32")
-            self.precision, self._chosen[size] = "fp32", lengths
-            yield lengths
-
-    def _go_on(self, size: tuple[int, int], less: Lengths) -> None:
-        """Remember for frames of this size what still fits, and tell it once."""
-        before = self._chosen[size]
-        if before == less:
-            return
-        self._chosen[size] = less
-        how = []
-        if less.on_disk and not before.on_disk:
-            how += ["states in files"]
-        if isinstance(self.network, RecurrentNetwork) and less.reach != before.reach:
-            how += [f"--chunk {less.chunk} --lookahead {less.lookahead}"]
-        if less.tile is not None:
-            how += [f"--tile {less.tile}"]
-        self._tell(f"out of memory: going on with {', '.join(how)}")
-
-    def _tell_of_the_cap(self, size: tuple[int, int], chosen: Lengths) -> None:
-        """Where even the least takes more than ``memory``, or than a group of processes may."""
-        room = group_room() if self.device.type == "cpu" else None
-        if self.memory is None and room is None:
-            return
-        more, used = self.need(*size, chosen), resident()
-        about = f"the least that there is takes about {(more + used) / 2**20:.0f} MiB"
-        if self.memory is not None and more + used > self.memory:
-            self._tell(f"--memory cannot be held: {about}")
-        elif room is not None and more > room - self.beside:
-            self._tell(f"the control group's limit of memory will hardly do: {about}")
-
-    def _tell(self, step: str) -> None:
-        """At once in the log, and for the report of the film."""
-        log.warning("%s", step)
-        self.told.append(step)
+            self._run_in(InPrecision(here, torch.device("cpu"), "fp32"))
+            self.choice.chosen[size] = first
+            yield first
 
     def _parted(
         self, lengths: Lengths, size: tuple[int, int], frames: Held, found: list[int]
@@ -361,18 +236,18 @@ class Restorer:
         """
         run, net, first = self._run, self.network, frames.first
         if lengths.on_disk:
-            frames.put_away(self._places(lengths).frames)
+            frames.put_away(self.choice.places(lengths).frames)
         batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
         if isinstance(net, RecurrentNetwork) and not found:
             seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
             found.append(seen)
 
         def on_less(less: Lengths) -> None:
-            self._go_on(size, less)
+            self.choice.go_on(*size, less)
             if less.on_disk:
-                frames.put_away(self._places(less).frames)
+                frames.put_away(self.choice.places(less).frames)
 
-        parting = Parting(lengths, on_less, self._places, partial(self._to_disk, size))
+        parting = Parting(lengths, on_less, self.choice.places, partial(self.choice.to_disk, *size))
 
         def whole(frames: Iterator[Tensor]) -> Iterator[Tensor]:
             if isinstance(net, RecurrentNetwork):
@@ -398,22 +273,9 @@ class Restorer:
         self._tried = bool(torch.cat(middles).std() > FLAT)
         wrong = difference(truth, found)
         if wrong is not None:
-            self._tell(f"precision {self.precision} {wrong}: going on in fp32")
-            self.precision, self._run, self._tried = "fp32", exact, True
-
-    def _advice(self, last: Lengths | None) -> str:
-        """What may help where memory ran out; ``last``: what was tried, None before there was."""
-        less = "a smaller picture" if self.device.type == "cpu" else "--device cpu"
-        recurrent = isinstance(self.network, RecurrentNetwork)
-        if recurrent and self.propagation == "whole":
-            return f"try --propagation exact, or {less}"
-        if last is None or (recurrent and shorter(last) is not None):
-            return f"try {less}, or end what else takes memory"
-        if recurrent and self.propagation == "exact":
-            return f"the shortest chunks did not fit either; try --propagation lookahead, or {less}"
-        tried = ["the shortest chunks"] * recurrent + ["the least tiles"] * (last.tile is not None)
-        did = f"{' and '.join(tried)} did not fit either; " if tried else ""
-        return f"{did}try {less}"
+            self.choice.tell(f"precision {self.precision} {wrong}: going on in fp32")
+            self._run_in(exact)
+            self._tried = True
 
     def _batch(self, frame: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``(3, H, W)`` of any floating type -> ``(1, 3, H, W)`` float32 on the device."""
@@ -457,35 +319,6 @@ def _whole(run: InPrecision, net: Network, frames: Iterable[Tensor]) -> Iterator
     if isinstance(net, RecurrentNetwork):
         return propagate(run, net, frames, Parting(Lengths(None, 0)))
     return _one_by_one(run, net, frames)
-
-
-class _Numbers:
-    """Whether what comes out are numbers; ModelError one frame later, or at the end.
-
-    By then a GPU has added up a frame without being waited for.
-    """
-
-    def __init__(self) -> None:
-        self._total: Tensor | None = None
-        self._count = 0
-
-    def add(self, out: Tensor, run: InPrecision) -> None:
-        """One frame more."""
-        total = out.sum()
-        self.check(run)
-        self._total = total
-        self._count += 1
-
-    def check(self, run: InPrecision) -> None:
-        """The newest."""
-        if self._total is None or self._total.isfinite():
-            return
-        hint = "" if run.precision == "fp32" else "try --precision fp32; else "
-        raise ModelError(
-            f"frame {self._count - 1} of a shot comes out as what is no number, in "
-            f"{run.precision}; {hint}the weights are damaged, or not for footage like this: take "
-            "another model"
-        )
 
 
 def _middle(frame: Tensor) -> Tensor:
