@@ -145,7 +145,7 @@ def plan(
         seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = frames * (spooled_bytes(restorer, info) if again else 0)
-        spool += restorer.choice.on_disk(info.height, info.width)
+        spool += restorer.choice.on_disk(info.height, info.width, frames)
     return Plan(
         source=source,
         target=target,

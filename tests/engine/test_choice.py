@@ -24,10 +24,10 @@ def test_states_wait_beside_the_output_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "at_hand", lambda *how: budget)
     beside.scratch = tmp_path
     assert nowhere.lengths(270, 480).chunk < 32
-    assert nowhere.on_disk(270, 480) == 0
+    assert nowhere.on_disk(270, 480, 100) == 0
     assert beside.lengths(270, 480) == there
     taken = kept_on_disk(load_model("basicvsr"), 270, 480, there)
-    assert beside.on_disk(270, 480) == taken > 0
+    assert beside.on_disk(270, 480, 100) == taken > 0
 
 
 def test_a_group_that_is_too_small_is_told_of(monkeypatch, caplog):

@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import small_basicvsr, small_basicvsrpp
 
-from vrestore.engine import exact, kept
-from vrestore.engine.kept import apart, in_files_of, in_memory, room_in
+from vrestore.engine import kept
+from vrestore.engine.kept import Store, apart, in_memory, room_in
+from vrestore.engine.lengths import Lengths
 from vrestore.engine.restorer import Restorer
 from vrestore.errors import told
 
@@ -49,8 +53,7 @@ def test_what_is_kept_apart_takes_its_own_pages_and_gives_them_back():
 def test_states_that_wait_to_be_rendered_are_kept_apart(ways, edges, monkeypatch):
     """Those of the backward pass, one a frame; ``exact`` has them at the edges of three chunks."""
     waiting = []
-    for module in (exact, kept):
-        monkeypatch.setattr(module, "apart", lambda x: waiting.append(x) or x)
+    monkeypatch.setattr(kept, "apart", lambda x: waiting.append(x) or x)
     restorer = Restorer(small_basicvsr(), device="cpu", precision="fp32", chunk=4, **ways)
     assert len(list(restorer.stream(torch.rand(12, 3, 16, 16)))) == 12
     assert [x.shape for x in waiting] == [(1, 8, 16, 16)] * (12 + edges)
@@ -60,7 +63,7 @@ def test_states_that_wait_to_be_rendered_are_kept_apart(ways, edges, monkeypatch
 def test_what_is_kept_has_its_values_and_its_layout(dtype, tmp_path):
     x = torch.rand(2, 3, 4, 5).to(dtype)
     for state in (x, x.to(memory_format=torch.channels_last), x[:, :, 1:3, ::2], x[1:], x[:0]):
-        for keep in (in_memory, in_files_of(tmp_path)):
+        for keep in (in_memory, Store(tmp_path).keep):
             there = keep(state)
             for found in (there(), there()):
                 assert torch.equal(found, state)
@@ -72,10 +75,10 @@ def test_what_is_kept_has_its_values_and_its_layout(dtype, tmp_path):
 IN_FILES = """
 import sys, torch
 from pathlib import Path
-from vrestore.engine.kept import in_files_of
+from vrestore.engine.kept import Store
 from vrestore.engine.memory import keep_freed_memory, resident
 keep_freed_memory()
-state, keep = torch.ones(1, 16, 256, 256), in_files_of(Path(sys.argv[1]))
+state, keep = torch.ones(1, 16, 256, 256), Store(Path(sys.argv[1])).keep
 keep(state)()
 before = resident()
 kept = [keep(state * k) for k in range(64)]
@@ -95,58 +98,95 @@ def test_what_waits_in_a_file_is_in_memory_only_where_it_is_read(tmp_path):
     assert seen == list(range(64))
 
 
-@linux
-def test_the_files_have_no_names_and_go_with_what_is_kept(tmp_path):
-    def open_files():
-        return len(os.listdir("/proc/self/fd"))
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
 
+
+@linux
+def test_all_that_waits_is_in_one_file_without_a_name_that_goes_with_it(tmp_path):
     before = open_files()
-    waiting = [in_files_of(tmp_path)(torch.rand(1, 8, 16, 16)) for _ in range(6)]
-    assert open_files() == before + 6
+    store = Store(tmp_path)
+    assert open_files() == before  # nobody waits yet
+    waiting = [store.keep(torch.rand(1, 8, 16, 16)) for _ in range(6)]
+    assert open_files() == before + 1
     assert list(tmp_path.iterdir()) == []
     state = waiting[0]()
+    del waiting[1:], store
+    assert open_files() == before + 1
+    assert torch.equal(waiting[0](), state)
     del waiting
     gc.collect()
-    assert open_files() == before + 1  # the pages that are held have one
-    del state
+    assert open_files() == before
+    assert state.sum() > 0  # its pages are its own
+
+
+@linux
+@settings(max_examples=50, deadline=None)
+@given(steps=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 5, 1000]))))
+def test_places_that_are_free_again_are_taken_and_no_other(steps):
+    """A number goes, as a state that was rendered does, and another comes to its place."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, waiting = Store(Path(folder)), {}
+        most: Counter[int] = Counter()
+        for value, (name, size) in enumerate(steps):
+            waiting.pop(name, None)
+            x = torch.full((1, 1, 1, size), float(value))
+            waiting[name] = x, store.keep(x)
+            now = Counter(x.numel() for x, _ in waiting.values())
+            most |= now
+            for x, kept_there in waiting.values():
+                assert torch.equal(kept_there(), x)
+            del kept_there
+        assert store._end == sum(4 * size * count for size, count in most.items())
+
+
+@linux
+@pytest.mark.parametrize("ways", [{}, {"tile": 96}, {"propagation": "exact"}])
+def test_a_shot_has_one_file_however_long_it_is(ways, tmp_path):
+    """For the edges of chunks, too, and the flows that second-order passes keep there."""
+    seen, before = [], open_files()
+    net = small_basicvsrpp()
+    restorer = Restorer(net, device="cpu", precision="fp32", chunk=4, lookahead=2, **ways)
+    choice = restorer.choice
+    choice.scratch = tmp_path
+    choice.chosen[16, 112] = replace(choice.lengths(16, 112), on_disk=True)
+    for frames in (12, 30):
+        for _ in restorer.stream(torch.rand(frames, 3, 16, 112)):
+            seen.append(open_files())
+    assert set(seen) == {before + 1}
     assert open_files() == before
 
 
 @linux
-def test_files_leave_half_of_those_that_may_be_open(tmp_path, monkeypatch):
-    least = max(map(int, os.listdir("/proc/self/fd")))
-    monkeypatch.setattr(kept.resource, "getrlimit", lambda what: (2 * (least + 4), -1))
-    x = torch.rand(1, 2, 3, 4)
-    waiting = [in_files_of(tmp_path)(x) for _ in range(9)]
-    assert max(map(int, os.listdir("/proc/self/fd"))) <= least + 4
-    assert all(torch.equal(there(), x) for there in waiting)
-
-
-@linux
-def test_exact_holds_no_file_for_a_chunk_s_edge(tmp_path):
-    """Of a second-order pass flows are kept there, too."""
-
-    def most_open(frames):
-        seen = []
-        restorer = Restorer(
-            small_basicvsrpp(), device="cpu", precision="fp32", propagation="exact", chunk=4
-        )
-        restorer.choice.scratch = tmp_path
-        restorer.choice.chosen[16, 16] = replace(restorer.choice.lengths(16, 16), on_disk=True)
-        for _ in restorer.stream(torch.rand(frames, 3, 16, 16)):
-            seen.append(len(os.listdir("/proc/self/fd")))
-        return max(seen)
-
-    assert most_open(48) <= most_open(12) + 2
+def test_exact_keeps_the_edges_of_chunks_in_a_file_where_there_is_one(tmp_path, monkeypatch):
+    """Of a film of hours they are more than memory holds."""
+    monkeypatch.setattr("vrestore.engine.choice.room_in", lambda folder: 1 << 30 if folder else 0)
+    net, clip, held = small_basicvsr(), torch.rand(12, 3, 16, 16), []
+    monkeypatch.setattr(kept, "apart", lambda x: held.append(x) or x)
+    restorers = [
+        Restorer(net, device="cpu", precision="fp32", chunk=4, propagation="exact")
+        for _ in range(2)
+    ]
+    restorers[1].choice.scratch = tmp_path
+    outs, counts = [], []
+    for restorer in restorers:
+        outs.append(torch.stack([*restorer.stream(clip)]))
+        counts.append(len(held))
+    assert torch.equal(*outs)
+    assert counts == [14, 26]  # 12 states of chunks; without a file, and of two edges
+    whole, edge = (restorer.choice.on_disk(16, 16, 12) for restorer in restorers)
+    assert (whole, edge) == (0, 3 * 8 * 16 * 16 * 4)
+    needs = [restorer.choice.need(16, 16, Lengths(4, 0), 12) for restorer in restorers]
+    assert needs[0] - needs[1] == edge
 
 
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from vrestore.engine.kept import in_files_of
+from vrestore.engine.kept import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
-keep, states = in_files_of(Path(sys.argv[1])), [torch.rand(1, 1, 99, side) for side in (99, 999)]
-print(*(torch.equal(keep(state)(), state) for state in states))
+keep, states = Store(Path(sys.argv[1])).keep, [torch.rand(1, 1, 99, side) for side in (99, 999)]
+print(*(torch.equal(keep(state)(), state) for state in states * 2))
 """
 
 
@@ -154,9 +194,9 @@ print(*(torch.equal(keep(state)(), state) for state in states))
 def test_what_no_file_has_room_for_stays_in_memory(tmp_path, monkeypatch):
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert answer.stdout.split() == ["True", "True"]
+    assert answer.stdout.split() == ["True"] * 4
     x = torch.rand(1, 2, 3, 4)
-    assert torch.equal(in_files_of(tmp_path / "gone")(x)(), x)
+    assert torch.equal(Store(tmp_path / "gone").keep(x)(), x)
 
 
 @linux
@@ -185,7 +225,7 @@ def test_no_room_for_what_is_kept_is_memory_that_ran_out(monkeypatch):
 @linux
 def test_pages_that_cannot_be_had_are_a_want_of_memory(monkeypatch, tmp_path):
     """Not a fault of the file, in which the state is whole."""
-    held = in_files_of(tmp_path)(torch.ones(1, 2, 3, 3))
+    held = Store(tmp_path).keep(torch.ones(1, 2, 3, 3))
 
     def none_left(*args, **kwargs):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -196,6 +236,17 @@ def test_pages_that_cannot_be_had_are_a_want_of_memory(monkeypatch, tmp_path):
             with pytest.raises(MemoryError):
                 ask()
     assert torch.equal(held(), torch.ones(1, 2, 3, 3))
+
+
+@linux
+def test_a_file_that_cannot_be_read_any_more_is_told_with_its_folder(tmp_path, monkeypatch):
+    """A share that is gone; pages of the file itself would end the process without a word."""
+    held = Store(tmp_path).keep(torch.ones(1, 2, 3, 3))
+    monkeypatch.setattr(kept.os, "preadv", lambda *how: 0)
+    with pytest.raises(OSError, match="has gone") as found:
+        held()
+    assert told(found.value).exit_code == 6
+    assert str(told(found.value)).startswith(f"{tmp_path}: ")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vrestore.engine.kept import HERE, Places, on_disk_in, room_in
+from vrestore.engine.costs import costs
+from vrestore.engine.kept import HERE, Keep, Places, on_disk_in, room_in
 from vrestore.engine.lengths import TILE_SIDES, Lengths, fitting, kept_on_disk, need, shorter
 from vrestore.engine.memory import at_hand, group_room, resident
 from vrestore.engine.precision import InPrecision
@@ -49,6 +50,7 @@ class Choice:
         self.propagation = propagation
         self.memory = memory
         self.recurrent = isinstance(run.given, RecurrentNetwork)
+        self.exact = propagation == "exact" and self.recurrent
         self.tiles = propagation == "lookahead" or not self.recurrent
         if tile is not None and not self.tiles:
             raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
@@ -57,6 +59,7 @@ class Choice:
         self.chosen: dict[tuple[int, int], Lengths] = {}  # by height and width
         self.scratch: Path | None = None
         self.beside = 0
+        self._files: Places | None = None  # of the shot
         self.told: list[str] = []
 
     def lengths(self, height: int, width: int) -> Lengths:
@@ -94,19 +97,38 @@ class Choice:
 
     def need(self, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
         """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
-        net, exact = self.run.given, self.recurrent and self.propagation == "exact"
-        return need(net, height, width, lengths, shot, dtype=self.run.dtype, exact=exact)
+        net, edges = self.run.given, self.exact and not self._has_files()
+        return need(net, height, width, lengths, shot, dtype=self.run.dtype, edges=edges)
 
-    def on_disk(self, height: int, width: int) -> int:
-        """Bytes that states of such frames take beside the output while they wait; mostly none."""
-        lengths = self.lengths(height, width)
-        return kept_on_disk(self.run.given, height, width, lengths, self.run.dtype)
+    def on_disk(self, height: int, width: int, shot: int) -> int:
+        """Bytes that states of a shot's frames take beside the output while they wait."""
+        net, dtype, lengths = self.run.given, self.run.dtype, self.lengths(height, width)
+        kept = kept_on_disk(net, height, width, lengths, dtype)
+        if self.exact and lengths.chunk and self._has_files():
+            kept += costs(net, height, width, dtype).edges(-(-shot // lengths.chunk))
+        return kept
 
     def places(self, lengths: Lengths) -> Places:
-        """Where states and frames wait."""
-        if lengths.on_disk and self.scratch is not None:
-            return on_disk_in(self.scratch)
-        return HERE
+        """Where states and frames of the shot wait."""
+        return self._in_files() if lengths.on_disk else HERE
+
+    def at_edges(self) -> Keep:
+        """Where those at the edges of chunks do, in ``exact``: of a long shot there are many."""
+        return (self._in_files() if self._has_files() else HERE).states
+
+    def leave(self) -> None:
+        """The shot is over: its files go."""
+        self._files = None
+
+    def _has_files(self) -> bool:
+        return self.run.device.type == "cpu" and room_in(self.scratch) > 0
+
+    def _in_files(self) -> Places:
+        if self.scratch is None:
+            return HERE
+        if self._files is None:
+            self._files = on_disk_in(self.scratch)
+        return self._files
 
     def to_disk(self, height: int, width: int) -> bool:
         """Whether states of such frames may wait in files: there is room for those asked for."""
@@ -174,7 +196,7 @@ class Choice:
         last = self.chosen.get(size) if size else None
         if last is None or (self.recurrent and shorter(last) is not None):
             return f"try {less}, or end what else takes memory"
-        if self.recurrent and self.propagation == "exact":
+        if self.exact:
             return f"the shortest chunks did not fit either; try --propagation lookahead, or {less}"
         tried = ["the shortest chunks"] * self.recurrent
         tried += ["the least tiles"] * (last.tile is not None)

@@ -10,7 +10,8 @@
     the last    render, chunk by chunk, from all passes run again inside the chunk
 
 n passes cost (n + 1) / 2 times as much as with the whole shot in memory. What is held: the features
-of one chunk, and at the T / K edges the states of every pass that is run again.
+of one chunk; at the T / K edges the states of every pass that is run again wait, in a file where
+there is one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from vrestore.engine.kept import HERE, Keep, Kept, Places, apart, as_it_is, brought
+from vrestore.engine.kept import HERE, Keep, Kept, Places, as_it_is, brought, in_memory, together
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.propagation import Moment, Trail, flow_to
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen, neighbours
@@ -69,19 +70,20 @@ def propagate_exactly(
     shot: Again[Tensor],
     chunk: int,
     places: Places = HERE,
+    at_edges: Keep = in_memory,
     already: int = 0,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
     Equal to ``net`` on the whole shot bit for bit, in the same precision, whatever the ``chunk``.
-    ``places``: where the states of a chunk, and its frames, wait to be read. ``already``: how many
-    frames are restored and do not come again.
+    ``places``: where the states of a chunk, and its frames, wait to be read; ``at_edges``: where
+    those at the chunks' edges do. ``already``: how many frames are restored and do not come again.
     """
     if not len(shot):
         return
     found = run.survey(shot)
     starts = range(0, len(shot), chunk)
-    edges: dict[str, dict[int, Trail]] = {pass_.name: {} for pass_ in net.passes}
+    edges: dict[str, dict[int, Callable[[], Trail]]] = {pass_.name: {} for pass_ in net.passes}
 
     def encoded(start: int) -> _Chunk:
         indices = range(start, min(start + chunk, len(shot)))
@@ -90,7 +92,7 @@ def propagate_exactly(
     def features_of(part: _Chunk, start: int, passes: Sequence[Pass]) -> list[dict[str, Kept]]:
         features: list[dict[str, Kept]] = [{} for _ in part.moments]
         for pass_ in passes:
-            trail = edges[pass_.name][start].copy()
+            trail = edges[pass_.name][start]()
             for _ in _steps(run, pass_, part, trail, features, places, places.states):
                 pass
         return features
@@ -101,7 +103,7 @@ def propagate_exactly(
         earlier = net.passes[:number] if renders else _read_by(pass_, net.passes[:number])
         for start in starts if pass_.step > 0 else reversed(starts):
             if not renders:
-                edges[pass_.name][start] = _kept(trail, pass_)
+                edges[pass_.name][start] = _kept(trail, pass_, at_edges)
             part = encoded(start)
             features = features_of(part, start, earlier)
             for i in _steps(run, pass_, part, trail, features, places, as_it_is):
@@ -145,10 +147,10 @@ def _steps(
         yield i
 
 
-def _kept(trail: Trail, pass_: Pass) -> Trail:
+def _kept(trail: Trail, pass_: Pass, keep: Keep) -> Callable[[], Trail]:
     """What a pass goes on from: the nearest flow comes with the next frame."""
-    flows = trail.flows[: pass_.order - 1]
-    return Trail([apart(state) for state in trail.states], [apart(flow) for flow in flows])
+    states, flows = together(trail.states, keep), together(trail.flows[: pass_.order - 1], keep)
+    return lambda: Trail([*states()], [*flows()])
 
 
 def _read_by(pass_: Pass, earlier: Sequence[Pass]) -> list[Pass]:

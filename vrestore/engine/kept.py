@@ -1,4 +1,4 @@
-"""Where states, and frames with their flows, wait until they are read: in memory, or in files.
+"""Where states, and frames with their flows, wait until they are read: in memory, or in a file.
 
 ::
 
@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import shutil
 import sys
 import tempfile
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from vrestore.engine.memory import give_back_freed_memory
-
-if sys.platform != "win32":
-    import resource
 
 Kept = Callable[[], Tensor]  # gives the tensor, whenever it is asked for
 Keep = Callable[[Tensor], Kept]
@@ -46,8 +45,7 @@ def apart(x: Tensor) -> Tensor:
     """
     if not _is_kept_elsewhere(x):
         return x
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    pages = _pages(-1, x.numel() * x.element_size(), flags=private)
+    pages = _pages(x.numel() * x.element_size())
     # The tensor holds the pages, and they go with it.
     return torch.frombuffer(pages, dtype=x.dtype).as_strided(x.shape, _dense(x)).copy_(x)
 
@@ -63,40 +61,71 @@ def in_memory(x: Tensor) -> Kept:
     return lambda: held
 
 
-def in_files_of(folder: Path) -> Keep:
-    """Each tensor in a file of the folder; where it cannot be written, ``in_memory``.
+class Store:
+    """A file in ``folder`` where tensors wait, each at a place of its own.
 
-    The files have no names: nothing is left behind even by a process that is killed. They take up
-    to half of those that the process may have open. What is kept is in memory as long as the one
-    that asked for it holds it.
+    It has no name: nothing is left behind even by a process that is killed. A place that nobody
+    reads any more is taken by the next of as many bytes. The file goes when the store and all that
+    is kept there have gone.
     """
 
-    def keep(x: Tensor) -> Kept:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._free: defaultdict[int, list[int]] = defaultdict(list)  # places, by their bytes
+        self._end = 0
+
+    def keep(self, x: Tensor) -> Kept:
+        """The tensor; each time it is asked for, in pages of its own. ``in_memory`` where it
+        cannot be written, OSError where it cannot be read any more."""
         if not _is_kept_elsewhere(x):
             return in_memory(x)
         dense = x if x.stride() == _dense(x) else x.clone()
-        flat = dense.as_strided((x.numel(),), (1,), dense.storage_offset())
+        flat = dense.as_strided((x.numel(),), (1,), dense.storage_offset()).view(torch.uint8)
+        size = flat.numel()
         try:
-            with ExitStack() as on_failure:
-                file = on_failure.enter_context(tempfile.TemporaryFile(dir=folder))
-                if file.fileno() >= _most_files():
-                    return in_memory(x)
-                file.write(flat.view(torch.uint8).numpy().data)
-                file.flush()
-                on_failure.pop_all()
+            place = self._write(flat.numpy().data)
         except OSError:
             return in_memory(x)
         form = x.dtype, x.shape, dense.stride()
 
         def kept() -> Tensor:
+            pages = _pages(size)
+            self._read(place, memoryview(pages))
             dtype, shape, strides = form
-            pages = _pages(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return torch.frombuffer(pages, dtype=dtype).as_strided(shape, strides)
 
-        weakref.finalize(kept, file.close)
+        weakref.finalize(kept, self._free[size].append, place).atexit = False
         return kept
 
-    return keep
+    def _write(self, data: memoryview) -> int:
+        """Where it lies now."""
+        if self._file is None:
+            folder = self._folder
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, closed here:
+            weakref.finalize(self, self._file.close)
+        size = data.nbytes
+        free = self._free[size]
+        place = free.pop() if free else self._end
+        done = 0
+        try:
+            while done < size:
+                done += os.pwrite(self._file.fileno(), data[done:], place + done)
+        except OSError:
+            if place < self._end:
+                free.append(place)
+            raise
+        self._end = max(self._end, place + size)
+        return place
+
+    def _read(self, place: int, into: memoryview) -> None:
+        assert self._file is not None
+        done = 0
+        while done < into.nbytes:
+            count = os.preadv(self._file.fileno(), [into[done:]], place + done)
+            if not count:
+                raise OSError(errno.EIO, "what waited in a file has gone", str(self._folder))
+            done += count
 
 
 def brought(features: dict[str, Kept]) -> dict[str, Tensor]:
@@ -126,11 +155,11 @@ HERE = Places(in_memory, as_it_is)
 
 
 def on_disk_in(folder: Path) -> Places:
-    """All in files of the folder, where memory is short.
+    """All in one file of the folder, where memory is short.
 
     Before every step, what lies free amid the heap goes back to the system.
     """
-    keep = in_files_of(folder)
+    keep = Store(folder).keep
     return Places(keep, keep, partial(give_back_freed_memory, CPU))
 
 
@@ -144,19 +173,14 @@ def room_in(folder: Path | None) -> int:
         return 0
 
 
-def _pages(file: int, length: int, **how: int) -> mmap.mmap:
-    """MemoryError: there are no more."""
+def _pages(size: int) -> mmap.mmap:
+    """Of that many bytes, outside the heap. MemoryError: there are no more."""
     try:
-        return mmap.mmap(file, length, **how)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
         raise MemoryError(error.strerror) from error
-
-
-def _most_files() -> int:
-    """The rest is for the film's own, and for the processes beside this one."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if sys.platform != "win32" else 0
 
 
 def _is_kept_elsewhere(x: Tensor) -> bool:

@@ -66,15 +66,15 @@ def need(
     shot: int | None = None,
     *,
     dtype: torch.dtype = torch.float32,
-    exact: bool = False,
+    edges: bool = False,
 ) -> int:
     """Bytes that restoring takes beyond the program itself, with convolutions in ``dtype``.
 
-    Of a ``shot`` of so many frames, where that is known: whole, or ``exact`` at its chunks' edges.
+    Of a ``shot`` of so many frames, where that is known: whole, or at the ``edges`` of its chunks.
     """
     whole = costs(net, height, width, dtype)
     road = round(WASTE * ON_THE_ROAD * whole.out) + FIXED_BYTES
-    if exact and lengths.chunk and shot:
+    if edges and lengths.chunk and shot:
         road += whole.edges(-(-shot // lengths.chunk))
     chunk, lookahead = lengths.chunk, lengths.lookahead
     if chunk is None:
@@ -86,8 +86,9 @@ def need(
     sides = min(lengths.tile, height), min(lengths.tile, width)
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
-    # In memory: there may be more of them than files that can be open.
-    held = tiles * (tile.entered(chunk + lookahead, False) + tile.carried)
+    held = tiles * tile.carried
+    if not lengths.on_disk:
+        held += tiles * tile.entered(chunk + lookahead, False)
     held += chunk * whole.out
     return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE, lengths.on_disk)
 

@@ -124,6 +124,7 @@ class Restorer:
 
         size: tuple[int, int] | None = None
         with ExitStack() as at_end:
+            at_end.callback(self.choice.leave)
             try:
                 if self._first is not None:
                     frames = self._through(self._first, frames)
@@ -193,9 +194,11 @@ class Restorer:
         while True:
             lengths = self.choice.lengths(*size)
             assert lengths.chunk is not None
-            places = self.choice.places(lengths)
+            places, at_edges = self.choice.places(lengths), self.choice.at_edges()
             try:
-                for out in propagate_exactly(self._run, net, shot, lengths.chunk, places, restored):
+                for out in propagate_exactly(
+                    self._run, net, shot, lengths.chunk, places, at_edges, restored
+                ):
                     try:
                         finished = finish(out)
                     finally:
