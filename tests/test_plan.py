@@ -33,6 +33,18 @@ def test_a_plan_says_what_it_takes_and_writes_nothing(tmp_path, capsys):
     assert found["spool_bytes"] == 0
 
 
+def test_a_plan_for_a_folder_that_is_to_be_made_counts_the_encoder_too(tmp_path, capsys):
+    source = film(tmp_path / "a.mkv", 20, "64x48")
+    asked = [str(source), "--model", "identity", "--plan", "--json", "--device", "cpu"]
+    found = []
+    for where in ([], ["-o", f"{tmp_path / 'new'}/"]):
+        assert main([*asked, *where]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert found[1]["target"] == str(tmp_path / "new" / "a.mkv")
+    assert found[0]["encoder_bytes"] == found[1]["encoder_bytes"] > 50 << 20
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
+
+
 def test_a_plan_is_told_in_words(tmp_path, capsys):
     source = film(tmp_path / "a.mkv", 20, "64x48", sound=False)
     assert main([str(source), "--model", "identity", "--plan", "--device", "cpu"]) == 0
@@ -58,7 +70,7 @@ def test_a_plan_tells_of_states_on_disk_and_the_run_has_them_there(tmp_path, mon
     monkeypatch.setattr("vrestore.engine.choice.room_in", lambda folder: 1 << 40)
     assert main([str(source), *how, "-o", str(capped), "--plan"]) == 0
     told = capsys.readouterr().out
-    assert "chunks of 32, 16 ahead, states on disk" in told
+    assert "chunks of 32, 16 ahead, what waits on disk" in told
     assert " MiB meanwhile" in told
     assert main([str(source), *how, "-o", str(capped)]) == 0
     assert short

@@ -35,8 +35,8 @@ class Plan:
     """What is expected; ``frames`` None where the film does not say, and then no totals either.
 
     ``memory_bytes``: of this program with its libraries; ``encoder_bytes``: of ffmpeg beside it.
-    ``spool_bytes``: beside the output while it is made, of frames that are read again and, where
-    ``states_on_disk``, of states that wait to be rendered.
+    ``spool_bytes``: beside the output while it is made, of frames that are read again, and of what
+    waits to be rendered, such as states, where ``states_on_disk``.
     """
 
     source: Path
@@ -69,7 +69,7 @@ class Plan:
         ways = [chunks if (self.chunk, self.lookahead) != (1, 0) else "frame by frame"]
         ways += [f"{self.lookahead} ahead"] if self.lookahead else []
         ways += [f"tiles of {self.tile}"] if self.tile else []
-        ways += ["states on disk"] if self.states_on_disk else []
+        ways += ["what waits on disk"] if self.states_on_disk else []
         text = [
             f"{self.source} -> {self.target}: {frames}, {w}x{h} -> {wide}x{high}",
             f"  {self.device} in {self.precision}, {', '.join(ways)}",
@@ -108,11 +108,9 @@ def plan(
     restorer = load_restorer(options)
     frames = frames_expected(info, options)
     scale = options.scale or restorer.scale
-    width, height = round(info.width * scale), round(info.height * scale)
-    if not into_folder or target.parent.is_dir():  # what the writer would refuse, it refuses now
-        writer = open_writer(info, target, width, height, replace(options, overwrite=True))
-        writer.abort()
-        restorer.choice.beside = writer.child_bytes
+    size = round(info.width * scale), round(info.height * scale)
+    new_folder = into_folder and not target.parent.is_dir()
+    restorer.choice.beside = encoder_bytes(info, target, size, options, new_folder)
     restorer.choice.scratch = scratch_for(target)
     lengths = restorer.choice.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
@@ -165,6 +163,20 @@ def plan(
         output_bytes=output,
         spool_bytes=spool,
     )
+
+
+def encoder_bytes(
+    info: VideoInfo, target: Path, size: tuple[int, int], options: RestoreOptions, new_folder: bool
+) -> int:
+    """What ffmpeg will hold, for an output of ``size``. What the writer would refuse, it refuses.
+
+    ``new_folder``: the target's is yet to be made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(folder, target.name) if new_folder else target
+        writer = open_writer(info, there, *size, replace(options, overwrite=True))
+        writer.abort()
+        return writer.child_bytes
 
 
 def spooled_bytes(restorer: Restorer, info: VideoInfo) -> int:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import small_basicvsr, small_basicvsrpp
+from networks import small_basicvsr, small_basicvsrpp, small_realbasicvsr
 
 from vrestore.engine import kept
 from vrestore.engine.kept import Store, apart, in_memory, room_in
@@ -178,6 +179,32 @@ def test_exact_keeps_the_edges_of_chunks_in_a_file_where_there_is_one(tmp_path, 
     assert (whole, edge) == (0, 3 * 8 * 16 * 16 * 4)
     needs = [restorer.choice.need(16, 16, Lengths(4, 0), 12) for restorer in restorers]
     assert needs[0] - needs[1] == edge
+
+
+@linux
+def test_frames_that_wait_on_disk_are_surveyed_one_by_one(tmp_path, monkeypatch):
+    """Forty-eight of a large film, all at once, would be more than all else."""
+    net, asked, alive, most = small_realbasicvsr(), kept._pages, set(), []
+
+    def pages(size):
+        made = asked(size)
+        alive.add(weakref.ref(made, alive.discard))
+        most.append(len(alive))
+        return made
+
+    def survey(frames):
+        monkeypatch.setattr(kept, "_pages", pages)
+        seen = sum(1 for _ in frames)
+        monkeypatch.setattr(kept, "_pages", asked)
+        return seen
+
+    net.survey = survey
+    restorer = Restorer(net, device="cpu", precision="fp32", chunk=4, lookahead=4)
+    restorer.choice.scratch = tmp_path
+    restorer.choice.chosen[16, 16] = Lengths(4, 4, on_disk=True)
+    assert len([*restorer.stream(torch.rand(9, 3, 16, 16))]) == 9
+    assert len(most) == 8
+    assert max(most) <= 2
 
 
 FULL = """

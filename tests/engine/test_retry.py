@@ -78,3 +78,13 @@ def test_each_frame_is_given_once_whatever_way_it_was_restored():
     assert found == list(range(9))
     with pytest.raises(MemoryError):
         list(in_turn(Held(numbered(9), warm=2), ["wide"], run, int))
+
+
+@pytest.mark.parametrize("count", [2, 9, None])
+def test_frames_ahead_are_seen_as_often_as_asked_and_come_all_the_same(count):
+    held = Held(numbered(6), warm=1)
+    next(held)
+    ahead = held.ahead(count)
+    for _ in range(2):
+        assert [*map(float, ahead)] == [1, 2, 3, 4, 5][:count]
+    assert [*map(float, held)] == [1, 2, 3, 4, 5]

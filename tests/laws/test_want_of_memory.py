@@ -179,7 +179,7 @@ def test_states_go_to_files_before_chunks_are_shortened(propagation, tmp_path, c
     assert len(list(restorer.stream(clip))) == 20
     ahead = 16 if propagation == "lookahead" else 0
     assert [m.partition(": going on with ")[2] for m in caplog.messages] == [
-        "states in files",
+        "what waits on disk",
         f"--chunk 8 --lookahead {ahead}",
     ]
     assert not list(tmp_path.iterdir())

@@ -164,7 +164,7 @@ class Choice:
         self.chosen[height, width] = less
         how = []
         if less.on_disk and not before.on_disk:
-            how += ["states in files"]
+            how += ["what waits on disk"]
         if self.recurrent and less.reach != before.reach:
             how += [f"--chunk {less.chunk} --lookahead {less.lookahead}"]
         if less.tile is not None:

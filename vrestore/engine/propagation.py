@@ -25,7 +25,6 @@ from vrestore.engine.kept import Keep, Kept, Places, as_it_is, brought, together
 from vrestore.engine.lengths import Parting, shorter
 from vrestore.engine.memory import give_back_freed_memory
 from vrestore.engine.precision import InPrecision, Pair
-from vrestore.engine.tiling import Tiles
 from vrestore.engine.windows import windows
 from vrestore.errors import is_out_of_memory
 from vrestore.models.temporal import Features, Pass, RecurrentNetwork, Seen
@@ -115,7 +114,7 @@ def propagate(
     frame in its shot, where those before it are restored already.
     """
     if found is None:
-        found, frames = surveyed(run, frames, parting.lengths.reach)
+        found, frames = _surveyed(run, frames, parting.lengths.reach)
     stream = _seen(net, frames, found, first)
     window: list[Moment] = []
     carried = {p.name: Trail() for p in net.passes if p.step > 0}
@@ -173,13 +172,13 @@ def propagate(
             torch.cuda.empty_cache()
 
 
-def surveyed(
-    run: InPrecision, frames: Iterable[Tensor], reach: int | None, tile: int | None = None
+def _surveyed(
+    run: InPrecision, frames: Iterable[Tensor], reach: int | None
 ) -> tuple[int, Iterator[Tensor]]:
-    """What ``survey`` finds on the first ``reach`` frames, seen in tiles; and all of the frames."""
+    """What ``survey`` finds on the first ``reach`` frames, held at once; and all of the frames."""
     stream = iter(frames)
     first = list(islice(stream, reach))
-    found = run.survey(Tiles(first, tile)) if first else 0
+    found = run.survey(first) if first else 0
     return found, chain(handed_over(first), stream)
 
 

@@ -18,10 +18,10 @@ from vrestore.engine.exact import Again, Indexed, propagate_exactly
 from vrestore.engine.lengths import Lengths, Parting, shorter
 from vrestore.engine.memory import give_back_freed_memory, keep_freed_memory
 from vrestore.engine.precision import InPrecision, Numbers, choose_precision, difference
-from vrestore.engine.propagation import handed_over, propagate, surveyed
+from vrestore.engine.propagation import handed_over, propagate
 from vrestore.engine.retry import Held, in_turn
 from vrestore.engine.spool import Spool
-from vrestore.engine.tiling import tiled
+from vrestore.engine.tiling import Tiles, tiled
 from vrestore.engine.windows import slide
 from vrestore.errors import OutOfMemory, UsageError, is_out_of_memory
 from vrestore.models.temporal import FrameNetwork, Network, RecurrentNetwork, WindowNetwork
@@ -242,8 +242,8 @@ class Restorer:
             frames.put_away(self.choice.places(lengths).frames)
         batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
         if isinstance(net, RecurrentNetwork) and not found:
-            seen, batches = surveyed(run, batches, lengths.reach, lengths.tile)
-            found.append(seen)
+            ahead = Again(frames.ahead(lengths.reach), partial(self._batch, size=size))
+            found.append(run.survey(Tiles(ahead, lengths.tile)))
 
         def on_less(less: Lengths) -> None:
             self.choice.go_on(*size, less)

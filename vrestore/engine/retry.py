@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from torch import Tensor
 
+from vrestore.engine.exact import Again
 from vrestore.engine.kept import Keep, Kept, as_it_is
 from vrestore.errors import is_out_of_memory
 
@@ -45,6 +47,14 @@ class Held(Iterator[Tensor]):
             self._held[-1] = self._keep(self._held[-1]())
         self._next += 1
         return self._held[self._next - 1]()
+
+    def ahead(self, count: int | None) -> Again[Tensor]:
+        """The next frames, None: all; each had when it is asked for, and to come all the same."""
+        start = self._next
+        for _ in islice(self, count):
+            pass
+        stop, self._next = self._next, start
+        return Again(range(start, stop), lambda i: self._held[i]())
 
     def put_away(self, keep: Keep) -> None:
         """Where the frames are, from now on; the first time counts."""

@@ -15,7 +15,7 @@ their edges is seen within the overlap alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, tee
 
 import torch
@@ -55,9 +55,10 @@ def shares(places: list[tuple[int, int]], scale: int) -> list[Tensor]:
 
 
 class Tiles:
-    """The tiles of all ``frames``, one by one; can be gone through again. ``side`` None: whole."""
+    """The tiles of all ``frames``, one by one; gone through as often as these can be. ``side``
+    None: whole."""
 
-    def __init__(self, frames: Sequence[Tensor], side: int | None) -> None:
+    def __init__(self, frames: Iterable[Tensor], side: int | None) -> None:
         self._frames = frames
         self._side = side
 
