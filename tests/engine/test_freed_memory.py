@@ -10,6 +10,7 @@ from networks import small_basicvsr
 
 from vrestore.engine import propagation
 from vrestore.engine.restorer import Restorer
+from vrestore.models.int8 import int8_is_possible
 
 FAULTS = """
 import resource, torch
@@ -68,3 +69,23 @@ def test_a_chunk_asks_for_it_before_its_passes_and_before_it_renders_and_at_its_
     restorer = Restorer(small_basicvsr(), device="cpu", precision="fp32", chunk=4, lookahead=2)
     assert len(list(restorer.stream(torch.rand(12, 3, 16, 16)))) == 12
     assert asked == [torch.device("cpu")] * 3 * 3
+
+
+CALIBRATED = """
+from vrestore.engine.memory import resident
+from vrestore.engine.restorer import Restorer
+from vrestore.models.catalogue import load_model
+net = load_model("basicvsr")
+before = resident()
+restorer = Restorer(net, device="cpu", precision="int8")
+print(resident() - before >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is told")
+@pytest.mark.skipif(not int8_is_possible(), reason="torch has no int8 convolutions for this CPU")
+def test_what_calibration_took_is_given_back_before_anything_is_planned():
+    answer = subprocess.run(
+        [sys.executable, "-c", CALIBRATED], check=True, capture_output=True, text=True
+    )
+    assert int(answer.stdout) < 80  # 160 with what lies free

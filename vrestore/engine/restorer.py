@@ -73,6 +73,7 @@ class Restorer:
         self.scale = network.scale
         self.precision = choose_precision(precision, network, self.device)
         self._run = InPrecision(self.network, self.device, self.precision)
+        give_back_freed_memory(self.device)  # timing precisions and calibrating int8 took some
         self._tried = self.precision == "fp32"
         self.propagation = propagation
         self.choice = Choice(self._run, propagation, chunk, lookahead, tile, memory)
