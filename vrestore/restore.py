@@ -30,7 +30,7 @@ from vrestore.models.catalogue import load_model
 from vrestore.options import RestoreOptions
 from vrestore.report import Progress, ProgressCallback, Report
 from vrestore.video.colour import ColourConverter
-from vrestore.video.frame import Colour, Frame, PixelFormat
+from vrestore.video.frame import Colour, Frame, PixelFormat, VideoInfo
 from vrestore.video.tint import OneTint, Tint
 
 FRAMES_AHEAD = 8  # at most so many decoded and waiting, and so many restored and waiting
@@ -64,38 +64,12 @@ def restore(
     expected = frames_expected(info, options)
     started = time.monotonic()
     frame_count = shot_count = 0
-    told_before = len(restorer.choice.told)
-    # pts, duration and tint of the frames inside the network
-    in_flight: deque[tuple[int, int, Tint | None]] = deque()
+    choice = restorer.choice
+    told_before = len(choice.told)
 
     with open_writer(info, target, width, height, options) as writer:
-        to_rgb = ColourConverter(
-            info.pixel_format, info.colour, info.height, info.width, restorer.device
-        ).to_rgb
-        from_rgb = ColourConverter(
-            writer.pixel_format, writer.colour, height, width, restorer.device
-        ).from_rgb
-
-        one_tint = OneTint(info.pixel_format, info.colour)
-
-        choice = restorer.choice
+        way = Way(info, writer.pixel_format, writer.colour, (height, width), restorer.device)
         choice.scratch, choice.beside = scratch_for(target), writer.child_bytes
-
-        def seen(frame: Frame) -> tuple[Frame, Tensor]:
-            return frame, to_rgb([torch.from_numpy(plane) for plane in frame.planes])
-
-        def entering(shot: Iterator[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Tensor]]:
-            for frame, rgb in shot:
-                in_flight.append((frame.pts, frame.duration, one_tint.of(frame.planes)))
-                yield frame, rgb
-
-        def leaving(rgb: Tensor) -> tuple[OnTheWay, int, int]:
-            if scale != restorer.scale:
-                rgb = resize(rgb, height, width)
-            pts, duration, tint = in_flight[0]
-            if tint is not None:
-                rgb = one_tint.give(rgb, tint)
-            return fetch(from_rgb(rgb)), pts, duration
 
         def write(item: tuple[OnTheWay, int, int]) -> None:
             planes, pts, duration = item
@@ -106,17 +80,17 @@ def restore(
             closing(prefetch(reader, FRAMES_AHEAD)) as frames,
             WritingBehind(write, FRAMES_AHEAD) as behind,
         ):
-            for shot in shots(map(seen, frames), picture_of, enabled=options.scene_cuts):
+            for shot in shots(map(way.seen, frames), picture_of, enabled=options.scene_cuts):
                 shot_count += 1
-                again = to_rgb if restorer.reads_again else None
-                with pictures_of(entering(shot), again, choice.scratch) as pictures:
-                    for item in restorer.finished(pictures, leaving):
-                        in_flight.popleft()
+                again = way.to_rgb if restorer.reads_again else None
+                with pictures_of(way.entering(shot), again, choice.scratch) as pictures:
+                    for item in restorer.finished(pictures, way.leaving):
+                        way.in_flight.popleft()
                         behind.put(item)
                         frame_count += 1
                         if progress:
                             seconds = time.monotonic() - started
-                            begun = len(in_flight)
+                            begun = len(way.in_flight)
                             progress(Progress(source, frame_count, expected, seconds, begun))
         if progress and frame_count != expected:  # it was unknown, an estimate, or too much
             seconds = time.monotonic() - started
@@ -140,9 +114,57 @@ def restore(
         copied=written.copied,
         converted=written.converted,
         dropped=written.dropped,
-        notes=(*written.notes, *notes(info, target, options), *restorer.choice.told[told_before:]),
+        notes=(*written.notes, *notes(info, target, options), *choice.told[told_before:]),
         damage=damage.message if damage else None,
     )
+
+
+class Way:
+    """A frame's way into the network and out of it, and what of it goes past.
+
+    ``size``: height and width of what is written, ``stored`` as ``colour``. ``in_flight``: pts,
+    duration and tint of the frames inside, the first being the next to leave.
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        stored: PixelFormat,
+        colour: Colour,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self._in = ColourConverter(info.pixel_format, info.colour, info.height, info.width, device)
+        self._out = ColourConverter(stored, colour, *size, device)
+        self._size = size
+        self._tints = OneTint(info.pixel_format, info.colour)
+        self.in_flight: deque[tuple[int, int, Tint | None]] = deque()
+
+    def to_rgb(self, planes: Sequence[Tensor]) -> Tensor:
+        """``(3, H, W)``, as the network sees it."""
+        return self._in.to_rgb(planes)
+
+    def seen(self, frame: Frame) -> tuple[Frame, Tensor]:
+        """The frame, and its picture."""
+        return frame, self.to_rgb([torch.from_numpy(plane) for plane in frame.planes])
+
+    def entering(self, shot: Iterable[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Tensor]]:
+        """The same; what goes past the network is remembered."""
+        for frame, rgb in shot:
+            self.in_flight.append((frame.pts, frame.duration, self._tints.of(frame.planes)))
+            yield frame, rgb
+
+    def leaving(self, rgb: Tensor) -> tuple[OnTheWay, int, int]:
+        """Planes of what was restored from the first in flight, with its pts and duration.
+
+        It may be asked again, where memory ran out: the frame is in flight until it is taken off.
+        """
+        if rgb.shape[1:] != self._size:  # another scale than the network's was asked for
+            rgb = resize(rgb, *self._size)
+        pts, duration, tint = self.in_flight[0]
+        if tint is not None:
+            rgb = self._tints.give(rgb, tint)
+        return fetch(self._out.from_rgb(rgb)), pts, duration
 
 
 def load_restorer(options: RestoreOptions) -> Restorer:
@@ -189,8 +211,7 @@ def picture_of(item: tuple[Frame, Tensor]) -> Tensor:
 
 
 def resize(rgb: Tensor, height: int, width: int) -> Tensor:
-    """``(3, H, W) -> (3, height, width)``: antialiased bicubic (a = -0.5), where another scale than
-    the network's was asked for."""
+    """``(3, H, W) -> (3, height, width)``: antialiased bicubic (a = -0.5)."""
     size = (height, width)
     return F.interpolate(rgb[None], size, mode="bicubic", antialias=True, align_corners=False)[0]
 
