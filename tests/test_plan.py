@@ -8,6 +8,7 @@ from films import film, raw
 
 from vrestore import plan as planning
 from vrestore.cli import main
+from vrestore.engine.costs import costs
 from vrestore.engine.lengths import Lengths, need
 from vrestore.errors import UsageError
 from vrestore.models.catalogue import load_model
@@ -43,6 +44,23 @@ def test_a_plan_for_a_folder_that_is_to_be_made_counts_the_encoder_too(tmp_path,
     assert found[1]["target"] == str(tmp_path / "new" / "a.mkv")
     assert found[0]["encoder_bytes"] == found[1]["encoder_bytes"] > 50 << 20
     assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
+
+
+def test_a_plan_of_exact_counts_the_edges_of_chunks_where_they_will_be(
+    tmp_path, monkeypatch, capsys
+):
+    source = film(tmp_path / "a.mkv", 60, "64x48", sound=False)
+    asked = [str(source), "--propagation", "exact", "--chunk", "4", "--plan", "--json"]
+    edges, found = 15 * 48 * 48 * 64 * 4, []
+    for room in (edges, edges - 1):
+        monkeypatch.setattr(
+            "vrestore.engine.choice.room_in", lambda folder, room=room: room * folder.is_dir()
+        )
+        assert main([*asked, "--device", "cpu", "--precision", "fp32"]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    stored = 60 * 64 * 48 * 3 // 2
+    assert [plan["spool_bytes"] - stored for plan in found] == [edges, 0]
+    assert found[1]["memory_bytes"] - found[0]["memory_bytes"] > edges // 2
 
 
 def test_a_plan_is_told_in_words(tmp_path, capsys):
@@ -116,14 +134,18 @@ def test_the_planned_size_is_near_the_one_that_comes(tmp_path):
     ],
 )
 def test_a_part_and_frames_that_are_read_again_are_planned_as_such(
-    tmp_path, model, stored, bytes_a_pixel
+    tmp_path, monkeypatch, model, stored, bytes_a_pixel
 ):
     form = ("-c:v", "ffv1", "-pix_fmt", stored)
     source = film(tmp_path / "a.mkv", 60, "64x48", sound=False, options=form)
-    options = RestoreOptions(model=model, device="cpu", propagation="exact", end=1)
+    options = RestoreOptions(
+        model=model, device="cpu", precision="fp32", propagation="exact", end=1
+    )
+    monkeypatch.setattr("vrestore.engine.choice.room_in", lambda folder: 1 << 40)
     found = plan(source, None, options)
     assert found.frames == 24
-    assert found.spool_bytes == 64 * 48 * bytes_a_pixel * 24
+    edges = costs(load_model(model), 48, 64).edges(1)
+    assert found.spool_bytes == 64 * 48 * bytes_a_pixel * 24 + edges
 
 
 ENDS = ("a.mkv -o x/%08d.png", "p -o g", "p -o g/", "p/0001.png", "p -o b.mp4", "a.mkv -o new/")

@@ -22,7 +22,7 @@ from vrestore.engine.restorer import Restorer
 from vrestore.models.temporal import RecurrentNetwork
 from vrestore.options import RestoreOptions
 from vrestore.report import Report, of, plain
-from vrestore.restore import load_restorer, restore, scratch_for
+from vrestore.restore import load_restorer, restore
 from vrestore.video.frame import VideoInfo
 from vrestore.video.pictures import list_pictures
 
@@ -35,8 +35,8 @@ class Plan:
     """What is expected; ``frames`` None where the film does not say, and then no totals either.
 
     ``memory_bytes``: of this program with its libraries; ``encoder_bytes``: of ffmpeg beside it.
-    ``spool_bytes``: beside the output while it is made, of frames that are read again, and of what
-    waits to be rendered, such as states, where ``states_on_disk``.
+    ``spool_bytes``: beside the output while it is made, of frames that are read again, states at
+    the edges of chunks that are, and where ``states_on_disk`` of all that waits to be rendered.
     """
 
     source: Path
@@ -111,7 +111,7 @@ def plan(
     size = round(info.width * scale), round(info.height * scale)
     new_folder = into_folder and not target.parent.is_dir()
     restorer.choice.beside = encoder_bytes(info, target, size, options, new_folder)
-    restorer.choice.scratch = scratch_for(target)
+    restorer.choice.scratch = next(folder for folder in target.parents if folder.is_dir())
     lengths = restorer.choice.lengths(info.height, info.width)
     if not isinstance(restorer.network, RecurrentNetwork):
         lengths = Lengths(1, 0, lengths.tile)
@@ -124,6 +124,8 @@ def plan(
         held = replace(lengths, chunk=chunk, lookahead=min(lengths.lookahead, shot - chunk))
     again = restorer.reads_again
     memory = resident() + restorer.choice.need(info.height, info.width, held, shot)
+    waiting = restorer.choice.on_disk(info.height, info.width, shot)
+    beside = restorer.choice.beside  # samples have folders and encoders of their own
     first, few, many = (sample(info, target, options, restorer, count) for count in SAMPLES)
     between = many[0].frames - few[0].frames
     cost = costs(restorer.network, info.height, info.width)
@@ -143,7 +145,7 @@ def plan(
         seconds = first[0].seconds + rest * each
         output = round(few[1] * math.ceil(frames / KEY_FRAME_EVERY) + rest * bytes_each)
         spool = frames * (spooled_bytes(restorer, info) if again else 0)
-        spool += restorer.choice.on_disk(info.height, info.width, frames)
+        spool += waiting
     return Plan(
         source=source,
         target=target,
@@ -157,7 +159,7 @@ def plan(
         tile=lengths.tile,
         states_on_disk=lengths.on_disk,
         memory_bytes=memory,
-        encoder_bytes=restorer.choice.beside,
+        encoder_bytes=beside,
         seconds_per_frame=round(each, 4),
         seconds=None if seconds is None else round(seconds, 1),
         output_bytes=output,

@@ -1,11 +1,15 @@
 """How a restorer parts shots: what was asked for, what there is, what it says of that."""
 
+import pytest
+
 from vrestore.engine import choice as choosing
 from vrestore.engine import memory
 from vrestore.engine.choice import Choice
+from vrestore.engine.kept import HERE
 from vrestore.engine.lengths import Lengths, kept_on_disk
 from vrestore.engine.memory import resident
 from vrestore.engine.restorer import Restorer
+from vrestore.errors import UsageError
 from vrestore.models.catalogue import load_model
 
 GIB = 1 << 30
@@ -62,3 +66,38 @@ def test_what_fits_is_reckoned_in_the_precision_that_runs(monkeypatch):
     monkeypatch.setattr(choosing, "at_hand", lambda *how: budget)
     assert half.lengths(270, 480) == Lengths(32, 16)
     assert whole.lengths(270, 480).chunk == 16
+
+
+def test_edges_that_a_disk_has_no_room_for_stay_in_memory(tmp_path, monkeypatch):
+    """The output is to have its half of it."""
+    exact, room = choice(propagation="exact", chunk=32), [1 << 40]
+    monkeypatch.setattr(choosing, "room_in", lambda folder: room[0] if folder else 0)
+    exact.scratch, lengths = tmp_path, Lengths(32, 0)
+    edges = exact.on_disk(64, 64, 3200)
+    assert edges == 100 * 48 * 64 * 64 * 4
+    there = exact.need(64, 64, lengths, 3200)
+    room[0] = edges - 1
+    assert exact.on_disk(64, 64, 3200) == 0
+    assert exact.need(64, 64, lengths, 3200) == there + edges
+
+
+def test_a_second_film_whose_folder_is_memory_waits_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "room_in", lambda folder: 0)
+    one = choice()
+    one.scratch = tmp_path
+    assert one.places(Lengths(32, 16, on_disk=True)) is HERE
+
+
+def test_lengths_that_cannot_be_are_refused_before_anything_is_timed(monkeypatch):
+    def timed(*how):
+        raise AssertionError
+
+    monkeypatch.setattr("vrestore.engine.restorer.choose_precision", timed)
+    for ways in (
+        {"tile": 5},
+        {"chunk": 0},
+        {"lookahead": -1},
+        {"tile": 96, "propagation": "exact"},
+    ):
+        with pytest.raises(UsageError):
+            choice("auto", **ways)

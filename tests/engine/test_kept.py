@@ -1,4 +1,4 @@
-"""Where states wait: in pages of their own, or in files."""
+"""Where states wait: in pages of their own, or in a file."""
 
 import errno
 import gc
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,49 +182,78 @@ def test_exact_keeps_the_edges_of_chunks_in_a_file_where_there_is_one(tmp_path, 
     assert needs[0] - needs[1] == edge
 
 
-@linux
-def test_frames_that_wait_on_disk_are_surveyed_one_by_one(tmp_path, monkeypatch):
-    """Forty-eight of a large film, all at once, would be more than all else."""
-    net, asked, alive, most = small_realbasicvsr(), kept._pages, set(), []
+@pytest.fixture
+def frames_read(monkeypatch):
+    """How many frames of 16x112 were in memory, each time that one was read."""
+    asked, alive, counts = kept._pages, set(), []
 
     def pages(size):
         made = asked(size)
-        alive.add(weakref.ref(made, alive.discard))
-        most.append(len(alive))
+        if size == 3 * 16 * 112 * 4:
+            alive.add(weakref.ref(made, alive.discard))
+            counts.append(len(alive))
         return made
 
-    def survey(frames):
-        monkeypatch.setattr(kept, "_pages", pages)
-        seen = sum(1 for _ in frames)
-        monkeypatch.setattr(kept, "_pages", asked)
-        return seen
+    monkeypatch.setattr(kept, "_pages", pages)
+    return counts
 
-    net.survey = survey
+
+@linux
+@pytest.mark.parametrize("tile", [None, 96])
+def test_frames_that_wait_on_disk_are_in_memory_one_by_one(tile, tmp_path, frames_read):
+    """Looked at beforehand and in tiles as well; of a large film some dozen are more than all
+    else."""
+    net, seen = small_realbasicvsr(), []
+    survey = net.survey
+    net.survey = lambda frames: seen.append(sum(1 for _ in frames)) or survey(frames)
     restorer = Restorer(net, device="cpu", precision="fp32", chunk=4, lookahead=4)
     restorer.choice.scratch = tmp_path
-    restorer.choice.chosen[16, 16] = Lengths(4, 4, on_disk=True)
-    assert len([*restorer.stream(torch.rand(9, 3, 16, 16))]) == 9
-    assert len(most) == 8
-    assert max(most) <= 2
+    restorer.choice.chosen[16, 112] = Lengths(4, 4, tile, on_disk=True)
+    clip = torch.rand(40, 3, 16, 112)
+    assert len([*restorer.stream(iter(clip))]) == 40
+    assert seen == [8 * (1 + (tile is not None))]
+    assert len(frames_read) >= 40
+    assert max(frames_read) <= 3
 
 
 FULL = """
-import resource, sys, torch
+import os, resource, sys, torch
 from pathlib import Path
 from vrestore.engine.kept import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
-keep, states = Store(Path(sys.argv[1])).keep, [torch.rand(1, 1, 99, side) for side in (99, 999)]
-print(*(torch.equal(keep(state)(), state) for state in states * 2))
+store, states = Store(Path(sys.argv[1])), [torch.rand(1, 1, 99, side) for side in (99, 999)]
+waiting = [store.keep(state) for state in states * 2]
+print(*(torch.equal(there(), state) for there, state in zip(waiting, states * 2)))
+print(os.fstat(store._file.fileno()).st_size)
 """
 
 
 @linux
-def test_what_no_file_has_room_for_stays_in_memory(tmp_path, monkeypatch):
+def test_what_no_file_has_room_for_stays_in_memory_and_is_told_once(tmp_path, caplog):
+    """A first state fits, no other does; what was written of them is given back."""
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert answer.stdout.split() == ["True"] * 4
-    x = torch.rand(1, 2, 3, 4)
-    assert torch.equal(Store(tmp_path / "gone").keep(x)(), x)
+    assert answer.stdout.split() == ["True"] * 4 + [str(99 * 99 * 4)]
+    store, x = Store(tmp_path / "gone"), torch.rand(1, 2, 3, 4)
+    for _ in range(2):
+        assert torch.equal(store.keep(x)(), x)
+    assert [m.partition("gone: ")[2] for m in caplog.messages] == [
+        "No such file or directory; it waits in memory"
+    ]
+
+
+@linux
+def test_two_threads_write_to_places_of_their_own(tmp_path):
+    store = Store(tmp_path)
+
+    def many(first):
+        states = [torch.full((1, 1, 500, 500), first + i) for i in range(40)]
+        return [(store.keep(state), state) for state in states]
+
+    with ThreadPoolExecutor(2) as pool:
+        for waiting in pool.map(many, (0.0, 100.0)):
+            for there, state in waiting:
+                assert torch.equal(there(), state)
 
 
 @linux
@@ -269,11 +299,16 @@ def test_pages_that_cannot_be_had_are_a_want_of_memory(monkeypatch, tmp_path):
 def test_a_file_that_cannot_be_read_any_more_is_told_with_its_folder(tmp_path, monkeypatch):
     """A share that is gone; pages of the file itself would end the process without a word."""
     held = Store(tmp_path).keep(torch.ones(1, 2, 3, 3))
-    monkeypatch.setattr(kept.os, "preadv", lambda *how: 0)
-    with pytest.raises(OSError, match="has gone") as found:
-        held()
-    assert told(found.value).exit_code == 6
-    assert str(told(found.value)).startswith(f"{tmp_path}: ")
+
+    def stale(*how):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    for reads, said in ((lambda *how: 0, "has gone"), (stale, "Stale file handle")):
+        monkeypatch.setattr(kept.os, "preadv", reads)
+        with pytest.raises(OSError, match=said) as found:
+            held()
+        assert told(found.value).exit_code == 6
+        assert str(told(found.value)).startswith(f"{tmp_path}: ")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_states_wait_on_disk_before_chunks_are_shorter_where_there_is_room():
     assert fitting(net, 540, 960, asked, sizes[1], disk=states) == there
     assert fitting(net, 540, 960, asked, sizes[0], disk=states) == asked
     less = fitting(net, 540, 960, asked, sizes[1] - 1, disk=states)
-    assert less == Lengths(4, 16, 256, on_disk=True)  # shorter chunks alone would hold as much
+    assert less == Lengths(4, 16, 128, on_disk=True)  # shorter chunks alone would hold as much
     assert fitting(net, 180, 320, asked, 1, disk=1 << 40) == there
 
 

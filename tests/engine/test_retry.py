@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from itertools import islice
 
 import pytest
 import torch
@@ -15,11 +16,10 @@ def numbered(count):
 
 def test_frames_not_restored_come_again_and_so_many_before_them_as_warm_up():
     held = Held(numbered(9), warm=2)
-    for _ in range(6):
-        next(held)
+    assert [int(frame) for frame in islice(held, 6)] == [0, 1, 2, 3, 4, 5]
     for _ in range(4):
         held.restored()
-    assert held.rewind() == 2
+    assert held.known == 2
     assert [int(frame) for frame in held] == [2, 3, 4, 5, 6, 7, 8]
 
 
@@ -82,9 +82,19 @@ def test_each_frame_is_given_once_whatever_way_it_was_restored():
 
 @pytest.mark.parametrize("count", [2, 9, None])
 def test_frames_ahead_are_seen_as_often_as_asked_and_come_all_the_same(count):
-    held = Held(numbered(6), warm=1)
-    next(held)
+    held = Held(iter(numbered(6)), warm=1)
     ahead = held.ahead(count)
     for _ in range(2):
-        assert [*map(float, ahead)] == [1, 2, 3, 4, 5][:count]
-    assert [*map(float, held)] == [1, 2, 3, 4, 5]
+        assert [*map(float, ahead)] == [0, 1, 2, 3, 4, 5][:count]
+    assert [*map(float, held)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_several_go_through_them_at_once_as_tiles_do():
+    held = Held(iter(numbered(9)), warm=1)
+    one, other = iter(held), iter(held)
+    assert [int(frame) for frame in islice(one, 5)] == [0, 1, 2, 3, 4]
+    assert [int(frame) for frame in islice(other, 3)] == [0, 1, 2]
+    for _ in range(3):
+        held.restored()
+    assert [int(frame) for frame in other] == [3, 4, 5, 6, 7, 8]
+    assert [int(frame) for frame in one] == [5, 6, 7, 8]

@@ -53,7 +53,7 @@ def test_a_tile_fades_out_where_the_next_fades_in():
 
 def test_what_changes_nothing_changes_nothing_in_tiles():
     clip = moving_clip(5, 230, 310).unsqueeze(1)
-    out = torch.stack(list(tiled(iter, iter(clip), 100, 1, 2)))
+    out = torch.stack(list(tiled(iter, lambda: iter(clip), 100, 1, 2)))
     torch.testing.assert_close(out, clip, atol=1e-6, rtol=0)
 
 
@@ -71,7 +71,7 @@ def test_tiles_are_near_the_whole_picture(make):
 
 
 def test_a_shot_of_no_frames_is_one_in_tiles():
-    assert list(tiled(iter, iter(()), 100, 1, 2)) == []
+    assert list(tiled(iter, lambda: iter(()), 100, 1, 2)) == []
 
 
 def test_tiles_smaller_than_their_overlaps_are_refused():

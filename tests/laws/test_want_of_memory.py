@@ -23,6 +23,7 @@ from networks import (
 from vrestore import Restorer
 from vrestore.engine import choice
 from vrestore.engine import restorer as restoring
+from vrestore.engine.costs import costs
 from vrestore.engine.lengths import Lengths
 from vrestore.errors import OutOfMemory
 
@@ -173,6 +174,7 @@ def test_states_go_to_files_before_chunks_are_shortened(propagation, tmp_path, c
     monkeypatch.setattr(choice, "room_in", lambda folder: 1 << 30)
     net, calls = small_basicvsr(), itertools.count()
     clip = moving_clip(20, 8, 8)
+    costs(net, 8, 8)  # what is asked for beforehand, of the network as it is
     net.advance = starving(net.advance, lambda: next(calls) in (3, 30))
     restorer = Restorer(net, precision="fp32", device="cpu", propagation=propagation, chunk=16)
     restorer.choice.scratch = tmp_path
@@ -270,7 +272,7 @@ def test_windows_that_come_again_have_the_same_neighbours(fails, monkeypatch):
     net, clip, calls = small_edvr(), moving_clip(10, 16, 20), itertools.count()
     whole, fuse = run(net, clip), net.fuse
     monkeypatch.setattr(choice, "TILE_SIDES", (19,))
-    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
+    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames()))
 
     def starving_once(window):
         if next(calls) == fails:
@@ -286,7 +288,7 @@ def test_frames_that_come_again_keep_their_numbers(monkeypatch):
     net, clip, calls, numbers = small_iconvsr(), moving_clip(14, 16, 20), itertools.count(), {}
     advance, encode = net.advance, net.encode
     monkeypatch.setattr(choice, "TILE_SIDES", (19,))
-    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames))
+    monkeypatch.setattr(restoring, "tiled", lambda restore, frames, *how: restore(frames()))
 
     def encoded(seen):
         numbers.setdefault(seen.frame.mean().item(), []).append(seen.index)

@@ -14,7 +14,7 @@ from vrestore.engine.memory import at_hand, group_room, resident
 from vrestore.engine.precision import InPrecision
 from vrestore.engine.tiling import OVERLAP
 from vrestore.errors import UsageError, is_out_of_memory
-from vrestore.models.temporal import RecurrentNetwork
+from vrestore.models.temporal import Network, RecurrentNetwork
 
 log = logging.getLogger("vrestore")
 
@@ -22,44 +22,51 @@ CHUNK_FRAMES = 32
 LOOKAHEAD_FRAMES = 16  # official BasicVSR loses at most 0.01 dB to the whole shot
 
 
+def asked_for(
+    net: Network, propagation: str, chunk: int | None, lookahead: int, tile: int | None
+) -> Lengths:
+    """What a user asks for, and what where nothing; UsageError where it cannot be."""
+    if (chunk is not None and chunk < 1) or lookahead < 0:
+        raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
+    if tile is not None and tile < 3 * OVERLAP:
+        raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
+    ahead = propagation == "lookahead" or not isinstance(net, RecurrentNetwork)
+    if tile is not None and not ahead:
+        raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
+    return Lengths(chunk or CHUNK_FRAMES, lookahead if ahead else 0, tile)
+
+
 class Choice:
     """How shots are parted, for each size of their frames; what was too much is not tried again.
 
     ``run``: the network, where and in which precision; another one may take its place.
-    ``propagation``, ``chunk``, ``lookahead``, ``tile``, ``memory`` and UsageError as ``Restorer``
-    has them. ``scratch``: the folder where states may wait, and frames that are read again; None:
-    where the system keeps temporary files, and no states. ``beside``: bytes that other processes
-    of the run take, of what is at hand for all. ``told``: what could not be done as it was asked
-    for, in order.
+    ``asked``: how; ``fits``: less than that where it does not fit what is at hand, of which the
+    program may take ``memory`` bytes. ``scratch``: the folder where states may wait, and frames
+    that are read again; None: where the system keeps temporary files, and no states. ``beside``:
+    bytes that other processes of the run take, of what is at hand for all. ``told``: what could
+    not be done as it was asked for, in order.
     """
 
     def __init__(
         self,
         run: InPrecision,
         propagation: str,
-        chunk: int | None,
-        lookahead: int,
-        tile: int | None,
+        asked: Lengths,
+        fits: bool,
         memory: int | None,
     ) -> None:
-        if (chunk is not None and chunk < 1) or lookahead < 0:
-            raise UsageError(f"chunk {chunk} must be at least 1, lookahead {lookahead} at least 0")
-        if tile is not None and tile < 3 * OVERLAP:
-            raise UsageError(f"tile {tile} must be at least {3 * OVERLAP} pixels of the input")
         self.run = run
         self.propagation = propagation
         self.memory = memory
         self.recurrent = isinstance(run.given, RecurrentNetwork)
         self.exact = propagation == "exact" and self.recurrent
         self.tiles = propagation == "lookahead" or not self.recurrent
-        if tile is not None and not self.tiles:
-            raise UsageError(f"tiles are for propagation lookahead, not {propagation}")
-        self.asked = Lengths(chunk or CHUNK_FRAMES, lookahead if self.tiles else 0, tile)
-        self.fits = chunk is None and propagation != "whole"
+        self.asked = asked
+        self.fits = fits
         self.chosen: dict[tuple[int, int], Lengths] = {}  # by height and width
         self.scratch: Path | None = None
         self.beside = 0
-        self._files: Places | None = None  # of the shot
+        self._shots: Places | None = None
         self.told: list[str] = []
 
     def lengths(self, height: int, width: int) -> Lengths:
@@ -97,41 +104,52 @@ class Choice:
 
     def need(self, height: int, width: int, lengths: Lengths, shot: int | None = None) -> int:
         """Bytes that a shot, of so many frames, takes so parted, beyond the program itself."""
-        net, edges = self.run.given, self.exact and not self._has_files()
-        return need(net, height, width, lengths, shot, dtype=self.run.dtype, edges=edges)
+        edges = self.exact and not self._edges_on_disk(height, width, lengths, shot or 0)
+        net, dtype = self.run.given, self.run.dtype
+        return need(net, height, width, lengths, shot, dtype=dtype, edges=edges)
 
     def on_disk(self, height: int, width: int, shot: int) -> int:
         """Bytes that states of a shot's frames take beside the output while they wait."""
-        net, dtype, lengths = self.run.given, self.run.dtype, self.lengths(height, width)
-        kept = kept_on_disk(net, height, width, lengths, dtype)
-        if self.exact and lengths.chunk and self._has_files():
-            kept += costs(net, height, width, dtype).edges(-(-shot // lengths.chunk))
-        return kept
+        lengths = self.lengths(height, width)
+        edges = self._edges_on_disk(height, width, lengths, shot)
+        return edges + kept_on_disk(self.run.given, height, width, lengths, self.run.dtype)
 
     def places(self, lengths: Lengths) -> Places:
-        """Where states and frames of the shot wait."""
-        return self._in_files() if lengths.on_disk else HERE
+        """Where states and frames of the shot wait: on disk, if that is so and there is any."""
+        return self._file() if lengths.on_disk else HERE
 
-    def at_edges(self) -> Keep:
-        """Where those at the edges of chunks do, in ``exact``: of a long shot there are many."""
-        return (self._in_files() if self._has_files() else HERE).states
+    def at_edges(self, height: int, width: int, lengths: Lengths, shot: int) -> Keep:
+        """Where states at the edges of chunks do, in ``exact``; of a long shot they are many."""
+        on_disk = self._edges_on_disk(height, width, lengths, shot)
+        return (self._file() if on_disk else HERE).states
+
+    def _edges_on_disk(self, height: int, width: int, lengths: Lengths, shot: int) -> int:
+        """Their bytes; 0 where they are none, or stay in memory for want of room."""
+        if not self.exact or lengths.chunk is None or self.run.device.type != "cpu":
+            return 0
+        net, dtype, room = self.run.given, self.run.dtype, room_in(self.scratch)
+        if not room:
+            return 0
+        try:
+            taken = costs(net, height, width, dtype).edges(-(-shot // lengths.chunk))
+            beside = kept_on_disk(net, height, width, lengths, dtype)
+        except (RuntimeError, MemoryError):  # not even for that is there memory
+            return 0
+        return taken if taken + beside <= room else 0
+
+    def _file(self) -> Places:
+        """The shot's own, until it is left."""
+        if self._shots is None:
+            there = self.scratch if room_in(self.scratch) else None
+            self._shots = HERE if there is None else on_disk_in(there)
+        return self._shots
 
     def leave(self) -> None:
-        """The shot is over: its files go."""
-        self._files = None
-
-    def _has_files(self) -> bool:
-        return self.run.device.type == "cpu" and room_in(self.scratch) > 0
-
-    def _in_files(self) -> Places:
-        if self.scratch is None:
-            return HERE
-        if self._files is None:
-            self._files = on_disk_in(self.scratch)
-        return self._files
+        """The shot is over: its file goes."""
+        self._shots = None
 
     def to_disk(self, height: int, width: int) -> bool:
-        """Whether states of such frames may wait in files: there is room for those asked for."""
+        """Whether states of such frames may wait on disk: there is room for those asked for."""
         if self.run.device.type != "cpu" or not self.recurrent:
             return False
         there, room = replace(self.asked, on_disk=True), room_in(self.scratch)

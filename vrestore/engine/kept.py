@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -27,6 +29,8 @@ import torch
 from torch import Tensor
 
 from vrestore.engine.memory import give_back_freed_memory
+
+log = logging.getLogger("vrestore")
 
 Kept = Callable[[], Tensor]  # gives the tensor, whenever it is asked for
 Keep = Callable[[Tensor], Kept]
@@ -62,7 +66,7 @@ def in_memory(x: Tensor) -> Kept:
 
 
 class Store:
-    """A file in ``folder`` where tensors wait, each at a place of its own.
+    """A file in ``folder`` where tensors wait, each at a place of its own; made by the first.
 
     It has no name: nothing is left behind even by a process that is killed. A place that nobody
     reads any more is taken by the next of as many bytes. The file goes when the store and all that
@@ -74,6 +78,8 @@ class Store:
         self._file: IO[bytes] | None = None
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # places, by their bytes
         self._end = 0
+        self._claims = threading.Lock()
+        self._told = False
 
     def keep(self, x: Tensor) -> Kept:
         """The tensor; each time it is asked for, in pages of its own. ``in_memory`` where it
@@ -85,7 +91,10 @@ class Store:
         size = flat.numel()
         try:
             place = self._write(flat.numpy().data)
-        except OSError:
+        except OSError as error:
+            if not self._told:
+                log.warning("%s: %s; it waits in memory", self._folder, error.strerror)
+            self._told = True
             return in_memory(x)
         form = x.dtype, x.shape, dense.stride()
 
@@ -95,6 +104,7 @@ class Store:
             dtype, shape, strides = form
             return torch.frombuffer(pages, dtype=dtype).as_strided(shape, strides)
 
+        # Whoever holds this function may read: the place is free when it goes.
         weakref.finalize(kept, self._free[size].append, place).atexit = False
         return kept
 
@@ -104,27 +114,34 @@ class Store:
             folder = self._folder
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, closed here:
             weakref.finalize(self, self._file.close)
-        size = data.nbytes
+        size, done = data.nbytes, 0
         free = self._free[size]
-        place = free.pop() if free else self._end
-        done = 0
+        with self._claims:
+            place = free.pop() if free else self._end
+            self._end = max(self._end, place + size)
         try:
             while done < size:
                 done += os.pwrite(self._file.fileno(), data[done:], place + done)
         except OSError:
-            if place < self._end:
-                free.append(place)
+            with self._claims:
+                if self._end == place + size:
+                    self._end = place
+                    self._file.truncate(place)  # what was written of it takes no room
+                else:
+                    free.append(place)
             raise
-        self._end = max(self._end, place + size)
         return place
 
     def _read(self, place: int, into: memoryview) -> None:
         assert self._file is not None
         done = 0
         while done < into.nbytes:
-            count = os.preadv(self._file.fileno(), [into[done:]], place + done)
+            try:
+                count = os.preadv(self._file.fileno(), [into[done:]], place + done)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._folder)) from error
             if not count:
-                raise OSError(errno.EIO, "what waited in a file has gone", str(self._folder))
+                raise OSError(errno.EIO, "what waited there has gone", str(self._folder))
             done += count
 
 

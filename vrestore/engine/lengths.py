@@ -23,7 +23,7 @@ ON_THE_ROAD = 4  # output frames as float RGB: one that is converted, eight that
 class Lengths:
     """How a shot is parted: frames of a chunk (None: whole), frames ahead, side of a tile.
 
-    ``on_disk``: what waits to be rendered, states and frames with their flows, does so in files.
+    ``on_disk``: what waits to be rendered, states and frames with their flows, does so on disk.
     """
 
     chunk: int | None
@@ -42,7 +42,7 @@ class Parting:
     """How one shot is parted now: all of its tiles alike, shorter once memory ran out in one.
 
     ``on_less`` is told. ``places``: where states, and frames with their flows, wait to be rendered;
-    ``to_disk``: whether that may be in files, asked where memory ran out.
+    ``to_disk``: whether that may be on disk, asked where memory ran out.
     """
 
     lengths: Lengths
@@ -87,7 +87,9 @@ def need(
     tile = costs(net, *sides, dtype)
     tiles = height * width / (sides[0] * sides[1]) * 1.3  # with their overlaps
     held = tiles * tile.carried
-    if not lengths.on_disk:
+    if lengths.on_disk:
+        held += 2 * 3 * 4 * height * width  # the frame that tiles are cut from
+    else:
         held += tiles * tile.entered(chunk + lookahead, False)
     held += chunk * whole.out
     return road + round(WASTE * held) + tile.bytes(chunk, lookahead, WASTE, lengths.on_disk)
@@ -96,7 +98,7 @@ def need(
 def kept_on_disk(
     net: Network, height: int, width: int, lengths: Lengths, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Bytes of what waits in files, at most at once.
+    """Bytes of what waits on disk, at most at once.
 
     States, encoded frames with their flows, and frames as they came, to come again.
     """
@@ -150,7 +152,7 @@ def fitting(
 
 
 def shorter(lengths: Lengths, to_disk: bool = False) -> Lengths | None:
-    """What to try next, None: no less would do before tiles. ``to_disk``: states in files first."""
+    """What to try next, None: no less would do before tiles. ``to_disk``: first what waits goes there."""
     chunk, lookahead = lengths.chunk, lengths.lookahead
     if to_disk and chunk is not None and not lengths.on_disk:
         return replace(lengths, on_disk=True)

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from vrestore.engine.choice import LOOKAHEAD_FRAMES, Choice
+from vrestore.engine.choice import LOOKAHEAD_FRAMES, Choice, asked_for
 from vrestore.engine.exact import Again, Indexed, propagate_exactly
 from vrestore.engine.lengths import Lengths, Parting, shorter
 from vrestore.engine.memory import give_back_freed_memory, keep_freed_memory
@@ -66,6 +66,7 @@ class Restorer:
         if propagation not in PROPAGATIONS:
             known = ", ".join(PROPAGATIONS)
             raise UsageError(f"propagation {propagation!r} is unknown; choose one of {known}")
+        asked = asked_for(network, propagation, chunk, lookahead, tile)
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -76,7 +77,8 @@ class Restorer:
         give_back_freed_memory(self.device)  # timing precisions and calibrating int8 took some
         self._tried = self.precision == "fp32"
         self.propagation = propagation
-        self.choice = Choice(self._run, propagation, chunk, lookahead, tile, memory)
+        fits = chunk is None and propagation != "whole"
+        self.choice = Choice(self._run, propagation, asked, fits, memory)
         self._first = None
         if isinstance(network, RecurrentNetwork) and network.first is not None:
             self._first = Restorer(
@@ -195,7 +197,8 @@ class Restorer:
         while True:
             lengths = self.choice.lengths(*size)
             assert lengths.chunk is not None
-            places, at_edges = self.choice.places(lengths), self.choice.at_edges()
+            places = self.choice.places(lengths)
+            at_edges = self.choice.at_edges(*size, lengths, len(shot))
             try:
                 for out in propagate_exactly(
                     self._run, net, shot, lengths.chunk, places, at_edges, restored
@@ -241,7 +244,10 @@ class Restorer:
         run, net, first = self._run, self.network, frames.first
         if lengths.on_disk:
             frames.put_away(self.choice.places(lengths).frames)
-        batches: Iterator[Tensor] = (self._batch(frame, size) for frame in frames)
+
+        def batches() -> Iterator[Tensor]:
+            return (self._batch(frame, size) for frame in frames)
+
         if isinstance(net, RecurrentNetwork) and not found:
             ahead = Again(frames.ahead(lengths.reach), partial(self._batch, size=size))
             found.append(run.survey(Tiles(ahead, lengths.tile)))
@@ -259,7 +265,7 @@ class Restorer:
             return _one_by_one(run, net, frames)
 
         if lengths.tile is None:
-            return whole(batches)
+            return whole(batches())
         depth = lengths.chunk if isinstance(net, RecurrentNetwork) else None
         return tiled(whole, batches, lengths.tile, net.scale, depth or 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import TypeVar
 
 from torch import Tensor
@@ -17,10 +16,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Held(Iterator[Tensor]):
+class Held:
     """A shot's frames, of which those not yet restored can be had again, and ``warm`` before them.
 
     What carries features from frame to frame begins anew; on ``warm`` frames it finds them again.
+    Each time that they are gone through it is from the first one held; tiles do so at once.
     """
 
     def __init__(self, frames: Iterable[Tensor], warm: int) -> None:
@@ -28,33 +28,34 @@ class Held(Iterator[Tensor]):
         self._warm = warm
         self._held: deque[Kept] = deque()
         self._keep: Keep = as_it_is
-        self._restored = 0  # of those held
-        self._next = 0
-        self.first = 0  # the number of the first one held: where a rewind leads to
+        self.known = 0  # of those held: how many were restored already
+        self.first = 0  # the number of the first one held
         self.broken = False  # the source raised: nothing comes after, however often one asks
 
-    def __next__(self) -> Tensor:
-        if self._next == len(self._held):
-            try:
-                frame = next(self._stream)
-            except StopIteration:
-                raise
-            except BaseException:
-                self.broken = True
-                raise
-            self._held.append(as_it_is(frame))  # it does not come again
-            del frame
-            self._held[-1] = self._keep(self._held[-1]())
-        self._next += 1
-        return self._held[self._next - 1]()
+    def __iter__(self) -> Iterator[Tensor]:
+        number = self.first
+        while number - self.first < len(self._held) or self._one_more():
+            yield self._held[number - self.first]()
+            number += 1
+
+    def _one_more(self) -> bool:
+        try:
+            frame = next(self._stream)
+        except StopIteration:
+            return False
+        except BaseException:
+            self.broken = True
+            raise
+        self._held.append(as_it_is(frame))  # it does not come again
+        del frame
+        self._held[-1] = self._keep(self._held[-1]())
+        return True
 
     def ahead(self, count: int | None) -> Again[Tensor]:
-        """The next frames, None: all; each had when it is asked for, and to come all the same."""
-        start = self._next
-        for _ in islice(self, count):
+        """The first that are held, None: all there are; each had when it is asked for."""
+        while (count is None or len(self._held) < count) and self._one_more():
             pass
-        stop, self._next = self._next, start
-        return Again(range(start, stop), lambda i: self._held[i]())
+        return Again(range(len(self._held))[:count], lambda i: self._held[i]())
 
     def put_away(self, keep: Keep) -> None:
         """Where the frames are, from now on; the first time counts."""
@@ -64,17 +65,11 @@ class Held(Iterator[Tensor]):
 
     def restored(self) -> None:
         """One frame more needs not come again, but to warm up."""
-        self._restored += 1
-        if self._restored > self._warm:
+        self.known += 1
+        if self.known > self._warm:
             self._held.popleft()
             self.first += 1
-            self._restored -= 1
-            self._next -= 1
-
-    def rewind(self) -> int:
-        """Begin again; the result is how many frames come that were restored already."""
-        self._next = 0
-        return self._restored
+            self.known -= 1
 
 
 def in_turn(
@@ -92,7 +87,7 @@ def in_turn(
     ways = iter(ways)
     way = next(ways)
     while True:
-        known = frames.rewind()
+        known = frames.known
         try:
             for out in run(way, frames):
                 if known:

@@ -16,7 +16,7 @@ their edges is seen within the overlap alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, tee
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -72,21 +72,23 @@ class Tiles:
 
 def tiled(
     restore: Callable[[Iterator[Tensor]], Iterator[Tensor]],
-    frames: Iterable[Tensor],
+    frames: Callable[[], Iterator[Tensor]],
     side: int,
     scale: int,
     depth: int,
 ) -> Iterator[Tensor]:
     """Restore one shot: ``(N, 3, H, W)`` frames in, ``(N, 3, sH, sW)`` out, one for one, in order.
 
-    ``restore`` does the same for one tile, of at most ``side`` pixels on each side. Where it gives
-    ``depth`` frames at a time, no more of its work is held than one tile's.
+    ``frames`` gives them from the first one on each time: every tile goes through them by itself,
+    and none is held for the others. ``restore`` does the same as this for one tile, of at most
+    ``side`` pixels on each side. Where it gives ``depth`` frames at a time, no more of its work is
+    held than one tile's.
     """
-    stream = iter(frames)
-    first = next(stream, None)
+    first = next(frames(), None)
     if first is None:
         return
     height, width = first.shape[2:]
+    del first
     rows, columns = spans(height, side), spans(width, side)
     down, across = shares(rows, scale), shares(columns, scale)
     places = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
@@ -97,20 +99,7 @@ def tiled(
         for frame in source:
             yield frame[:, :, slice(*row), slice(*column)].contiguous()
 
-    def whole() -> Iterator[Tensor]:
-        nonlocal first
-        assert first is not None
-        held, first = first, None
-        yield held
-        del held
-        yield from stream
-
-    sources = tee(whole(), len(places))
-    tiles = [
-        restore(cut(source, rows[r], columns[c]))
-        for source, (r, c) in zip(sources, places, strict=True)
-    ]
-    del sources
+    tiles = [restore(cut(frames(), rows[r], columns[c])) for r, c in places]
     while True:
         outs: list[Tensor] = []
         for tile, (r, c) in zip(tiles, places, strict=True):
