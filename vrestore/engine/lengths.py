@@ -152,7 +152,7 @@ def fitting(
 
 
 def shorter(lengths: Lengths, to_disk: bool = False) -> Lengths | None:
-    """What to try next, None: no less would do before tiles. ``to_disk``: first what waits goes there."""
+    """What to try next, None: no less would do before tiles. ``to_disk``: what waits first."""
     chunk, lookahead = lengths.chunk, lengths.lookahead
     if to_disk and chunk is not None and not lengths.on_disk:
         return replace(lengths, on_disk=True)
