@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -77,6 +78,7 @@ def test_what_is_kept_has_its_values_and_its_layout(dtype, tmp_path):
 IN_FILES = """
 import sys, torch
 from pathlib import Path
+from threading import Barrier
 from vrestore.engine.kept import Store
 from vrestore.engine.memory import keep_freed_memory, resident
 keep_freed_memory()
@@ -219,6 +221,7 @@ def test_frames_that_wait_on_disk_are_in_memory_one_by_one(tile, tmp_path, frame
 FULL = """
 import os, resource, sys, torch
 from pathlib import Path
+from threading import Barrier
 from vrestore.engine.kept import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 store, states = Store(Path(sys.argv[1])), [torch.rand(1, 1, 99, side) for side in (99, 999)]
@@ -244,9 +247,11 @@ def test_what_no_file_has_room_for_stays_in_memory_and_is_told_once(tmp_path, ca
 
 @linux
 def test_two_threads_write_to_places_of_their_own(tmp_path):
-    store = Store(tmp_path)
+    """The first of each comes at once, when there is no file yet."""
+    store, both = Store(tmp_path), Barrier(2)
 
     def many(first):
+        both.wait()
         states = [torch.full((1, 1, 500, 500), first + i) for i in range(40)]
         return [(store.keep(state), state) for state in states]
 

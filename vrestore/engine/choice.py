@@ -66,7 +66,7 @@ class Choice:
         self.chosen: dict[tuple[int, int], Lengths] = {}  # by height and width
         self.scratch: Path | None = None
         self.beside = 0
-        self._shots: Places | None = None
+        self._of_shot: Places | None = None
         self.told: list[str] = []
 
     def lengths(self, height: int, width: int) -> Lengths:
@@ -139,14 +139,14 @@ class Choice:
 
     def _file(self) -> Places:
         """The shot's own, until it is left."""
-        if self._shots is None:
+        if self._of_shot is None:
             there = self.scratch if room_in(self.scratch) else None
-            self._shots = HERE if there is None else on_disk_in(there)
-        return self._shots
+            self._of_shot = HERE if there is None else on_disk_in(there)
+        return self._of_shot
 
     def leave(self) -> None:
         """The shot is over: its file goes."""
-        self._shots = None
+        self._of_shot = None
 
     def to_disk(self, height: int, width: int) -> bool:
         """Whether states of such frames may wait on disk: there is room for those asked for."""

@@ -110,13 +110,13 @@ class Store:
 
     def _write(self, data: memoryview) -> int:
         """Where it lies now."""
-        if self._file is None:
-            folder = self._folder
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, closed here:
-            weakref.finalize(self, self._file.close)
         size, done = data.nbytes, 0
-        free = self._free[size]
         with self._claims:
+            if self._file is None:
+                folder = self._folder
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, closed:
+                weakref.finalize(self, self._file.close)
+            free = self._free[size]
             place = free.pop() if free else self._end
             self._end = max(self._end, place + size)
         try:
