@@ -85,11 +85,14 @@ def test_a_plan_tells_of_states_on_disk_and_the_run_has_them_there(tmp_path, mon
 
     monkeypatch.setattr("vrestore.engine.choice.at_hand", at_hand)
     monkeypatch.setattr("vrestore.engine.lengths.PLENTY", 1 << 40)
-    monkeypatch.setattr("vrestore.engine.choice.room_in", lambda folder: 1 << 40)
-    assert main([str(source), *how, "-o", str(capped), "--plan"]) == 0
-    told = capsys.readouterr().out
-    assert "chunks of 32, 16 ahead, what waits on disk" in told
-    assert " MiB meanwhile" in told
+    monkeypatch.setattr(
+        "vrestore.engine.choice.room_in", lambda folder: 1 << 40 if folder.is_dir() else 0
+    )
+    for target in (str(capped), f"{tmp_path / 'new'}/"):  # a folder that is to be made as well
+        assert main([str(source), *how, "-o", target, "--plan"]) == 0
+        told = capsys.readouterr().out
+        assert "chunks of 32, 16 ahead, what waits on disk" in told
+        assert " MiB meanwhile" in told
     assert main([str(source), *how, "-o", str(capped)]) == 0
     assert short
     assert (raw(plain, "gbrp") == raw(capped, "gbrp")).all()
